@@ -1,0 +1,432 @@
+"""The training loop of every stage: it knows no model, and survives NaN, stop, kill and resume.
+
+A stage turns a batch into named losses; the loop weighs and sums them, steps one optimizer per phase, averages
+weights (EMA), writes events and checkpoints. A run that was killed and resumed goes through the same weights as
+one that never was, when the schedule depends on steps alone (with `max_minutes` it depends on the clock too).
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from modules.checkpoint import load_training_state, save_training_state
+from modules.config import differing_keys
+from modules.data.batching import map_tensors
+from modules.errors import UserError
+from modules.runtime import bf16_supported, restore_rng_state, rng_state, seed_everything
+from modules.training.average import WeightAverage
+from modules.training.events import EventLog
+
+CHECKPOINT_NAME = "checkpoint"
+STOP_NAME = "stop"
+MOST_SKIPS_IN_A_ROW = 100
+
+
+class Optimizer(Protocol):
+    """The part of `torch.optim.Optimizer` that the loop uses."""
+
+    param_groups: list[dict[str, Any]]
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+    def step(self) -> Any: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Stage(Protocol):
+    """What is trained.
+
+    With `accumulate` n, a phase sees its n batches one after the other before the next phase begins. A stage may
+    have `averaged`, the names of the modules that EMA covers (a discriminator needs none); by default all.
+    """
+
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, Optimizer]  # by phase
+    weights: dict[str, float]  # of losses; missing = 1.0
+
+    def phases(self, step: int) -> tuple[str, ...]:
+        """The phases of this step in order, for instance ("discriminator", "generator")."""
+
+    def losses(self, phase: str, batch: Any) -> dict[str, Tensor]:
+        """Named scalar losses of a batch; a name starting with "_" is logged and not summed."""
+
+    def validate(self) -> dict[str, float]:
+        """Measures on held-out data; the loop has put the modules in eval mode and switched gradients off."""
+
+    def save_weights(self, folder: Path, step: int, epoch: int) -> list[Path]:
+        """Write inference weights; the averaged weights are in place when this is called."""
+
+
+class Batches(Protocol):
+    """What the loop draws from; see `modules.data.batching.Loader`."""
+
+    epoch: int
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long, how fast and how safely. Zero switches the `*_minutes`, `*_every_*`, `clip_norm`, `ema_decay` off."""
+
+    max_steps: int
+    max_minutes: float = 0.0  # over all resumes; the schedule ends with it
+    learning_rate: float = 1e-3  # reported; every parameter group peaks at the rate that it was built with
+    warmup_steps: int = 0
+    min_lr_ratio: float = 0.05
+    clip_norm: float = 1.0
+    accumulate: int = 1  # batches per step; a step never ends with fewer, it goes on into the next epoch
+    ema_decay: float = 0.0
+    save_every_steps: int = 0  # checkpoint and weights
+    save_every_minutes: float = 5.0  # checkpoint only
+    validate_every_steps: int = 0  # and once at the end
+    keep_latest: bool = True  # delete the weights that the same run saved before
+    seed: int = 0
+    precision: Literal["float32", "bf16", "auto"] = "float32"
+    log_every_steps: int = 10
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended. `stopped_by`: "steps", "minutes" or "stop"; `skipped` steps had NaN or infinite values."""
+
+    step: int
+    stopped_by: str
+    last_losses: dict[str, float]
+    validation: dict[str, float]
+    skipped: int = 0
+    weights: tuple[Path, ...] = ()
+
+
+def train(
+    stage: Stage,
+    loader: Batches,
+    config: LoopConfig,
+    folder: Path | str,
+    *,
+    resume: bool,
+    device: torch.device,
+    should_stop: Callable[[], bool] | None = None,
+    run_config: dict[str, Any] | None = None,
+) -> TrainResult:
+    """Train `stage` until `max_steps`, `max_minutes` or a wish to stop (`should_stop()` or a file `folder/stop`).
+
+    Args:
+        stage: its modules are moved to `device`.
+        folder: gets checkpoint.safetensors, events.jsonl and what `stage.save_weights` writes.
+        resume: go on from the checkpoint in `folder`; without one, start.
+        run_config: JSON values that must be the same when the run is resumed.
+
+    Raises:
+        UserError: run_exists, resume_config_differs (names the keys), checkpoint_unreadable, no_batches,
+            training_diverged.
+    """
+    folder = Path(folder)
+    checkpoint = folder / f"{CHECKPOINT_NAME}.safetensors"
+    if checkpoint.exists() and not resume:
+        raise UserError(
+            "run_exists", "{folder} holds a training already; resume it or choose another folder.", folder=folder
+        )
+    state = load_training_state(checkpoint) if checkpoint.exists() else None
+    run_config = json.loads(json.dumps(run_config)) if run_config is not None else None
+    if state is not None and run_config is not None:
+        _refuse_other_config(state["run_config"], run_config, folder)
+    with EventLog(folder) as log:
+        run = _Run(stage, loader, config, folder, device, log, run_config)
+        try:
+            run.begin(state)
+            return run.go(should_stop)
+        except Exception as cause:
+            log.write("error", step=run.step, total=config.max_steps, error=str(cause) or type(cause).__name__)
+            raise
+
+
+def learning_rate_factor(config: LoopConfig, step: int, elapsed_seconds: float) -> float:
+    """Share of the peak rate at a step: linear warm-up, then a cosine down to `min_lr_ratio`.
+
+    The cosine's position is the larger of the shares of steps and of minutes that are used up, so that a run with
+    a time budget is annealed when the time is over.
+    """
+    after = max(1, config.max_steps - config.warmup_steps)
+    progress = (step - config.warmup_steps) / after
+    if config.max_minutes > 0:
+        progress = max(progress, elapsed_seconds / (60 * config.max_minutes))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps > 0 else 1.0
+    return warmup * (config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine)
+
+
+@dataclass
+class _Meter:
+    """Means of losses since the last event, kept on the device so that a step does not wait for it."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        for name, loss in losses.items():
+            loss = loss.detach()
+            self.sums[name] = self.sums[name] + loss if name in self.sums else loss
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+
+class _Run:
+    """One run: the state that `train` moves forward."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        loader: Batches,
+        config: LoopConfig,
+        folder: Path,
+        device: torch.device,
+        log: EventLog,
+        run_config: dict[str, Any] | None,
+    ):
+        self.stage, self.loader, self.config, self.folder = stage, loader, config, folder
+        self.device, self.log, self.run_config = device, log, run_config
+        self.step = self.skipped = self.skips_in_a_row = 0
+        self.earlier_seconds, self.started = 0.0, time.monotonic()
+        self.saved_at = self.started
+        self.validated_step = -1
+        self.validation: dict[str, float] = {}
+        self.last_losses: dict[str, float] = {}
+        self.weight_files: list[Path] = []
+        self.meter = _Meter()
+        self.ema: WeightAverage | None = None
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_supported(device))
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training, over all resumes."""
+        return self.earlier_seconds + time.monotonic() - self.started
+
+    def begin(self, state: dict[str, Any] | None) -> None:
+        """Put everything where `state` (or a fresh start) wants it."""
+        for module in self.stage.modules.values():
+            module.to(self.device).train()
+        # Rates as built: a loaded optimizer state would bring the scheduled rate of the moment of saving.
+        self.groups = [g for optimizer in self.stage.optimizers.values() for g in optimizer.param_groups]
+        self.peaks = [float(group["lr"]) for group in self.groups]
+        if self.config.ema_decay > 0:
+            names = getattr(self.stage, "averaged", tuple(self.stage.modules))
+            self.ema = WeightAverage({name: self.stage.modules[name] for name in names}, self.config.ema_decay)
+        if state is None:
+            seed_everything(self.config.seed)
+        else:
+            self._restore(state)
+        self.groups = [g for optimizer in self.stage.optimizers.values() for g in optimizer.param_groups]
+        self.parameters = {
+            phase: [p for group in optimizer.param_groups for p in group["params"]]
+            for phase, optimizer in self.stage.optimizers.items()
+        }
+        self.log.write("start" if state is None else "resume", step=self.step, total=self.config.max_steps)
+
+    def go(self, should_stop: Callable[[], bool] | None) -> TrainResult:
+        """Steps until something ends the run; then validates and saves."""
+        with closing(self._stream()) as stream:
+            while not (stopped_by := self._stopped_by(should_stop)):
+                factor = learning_rate_factor(self.config, self.step, self.seconds)
+                for group, peak in zip(self.groups, self.peaks, strict=True):
+                    group["lr"] = peak * factor
+                self._one_step(stream)
+                if self.ema is not None:
+                    self.ema.update_(self.step)
+                self.step += 1
+                self._housekeeping(factor)
+        if self.meter.sums:
+            self._report(learning_rate_factor(self.config, self.step, self.seconds))
+        if self.validated_step != self.step:
+            self._validate()
+        self._save_weights()
+        self._save_state()
+        self.log.write("end", step=self.step, total=self.config.max_steps, seconds=round(self.seconds, 1))
+        return TrainResult(
+            self.step, stopped_by, self.last_losses, self.validation, self.skipped, tuple(self.weight_files)
+        )
+
+    def _stream(self) -> Iterator[Any]:
+        while True:
+            empty = True
+            with closing(iter(self.loader)) as batches:
+                for batch in batches:
+                    empty = False
+                    yield map_tensors(batch, lambda t: t.to(self.device, non_blocking=True))
+            if empty:
+                raise UserError("no_batches", "There is nothing to train on: the dataset is empty after filtering.")
+
+    def _one_step(self, stream: Iterator[Any]) -> None:
+        batches = [next(stream) for _ in range(self.config.accumulate)]
+        healthy = [self._one_phase(phase, batches) for phase in self.stage.phases(self.step)]
+        self.skips_in_a_row = 0 if all(healthy) else self.skips_in_a_row + 1
+        self.skipped += not all(healthy)
+        if self.skips_in_a_row >= MOST_SKIPS_IN_A_ROW:
+            raise UserError(
+                "training_diverged",
+                "{count} steps in a row gave NaN or infinite values; resume with a lower learning rate.",
+                count=self.skips_in_a_row,
+            )
+
+    def _one_phase(self, phase: str, batches: list[Any]) -> bool:
+        """Gradients of all batches, then one update; False when it was skipped for a value that is not finite."""
+        optimizer, parameters = self.stage.optimizers[phase], self.parameters[phase]
+        optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros((), device=self.device)
+        seen: list[dict[str, Tensor]] = []
+        for batch in batches:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                losses = self.stage.losses(phase, batch)
+            total = sum(
+                self.stage.weights.get(name, 1.0) * loss for name, loss in losses.items() if not name.startswith("_")
+            )
+            (total / len(batches)).backward()
+            sums += total.detach()
+            seen.append({name: torch.as_tensor(loss).detach() for name, loss in losses.items()})
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # One look at the device per phase: NaN anywhere makes this sum NaN.
+        if not math.isfinite((sums + norm).item()):
+            optimizer.zero_grad(set_to_none=True)
+            return False
+        if self.config.clip_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
+        optimizer.step()
+        for losses in seen:
+            self.meter.add(losses)
+        return True
+
+    def _stopped_by(self, should_stop: Callable[[], bool] | None) -> str:
+        if self.step >= self.config.max_steps:
+            return "steps"
+        if self.config.max_minutes > 0 and self.seconds >= 60 * self.config.max_minutes:
+            return "minutes"
+        wanted = (should_stop is not None and should_stop()) or _stop_file_is_fresh(self.folder / STOP_NAME)
+        return "stop" if wanted else ""
+
+    def _housekeeping(self, factor: float) -> None:
+        config, step = self.config, self.step
+        if config.log_every_steps > 0 and step % config.log_every_steps == 0:
+            self._report(factor)
+        if config.validate_every_steps > 0 and step % config.validate_every_steps == 0:
+            self._validate()
+        if config.save_every_steps > 0 and step % config.save_every_steps == 0 and step < config.max_steps:
+            self._save_weights()
+            self._save_state()
+        elif config.save_every_minutes > 0 and time.monotonic() - self.saved_at >= 60 * config.save_every_minutes:
+            self._save_state()
+
+    def _report(self, factor: float) -> None:
+        self.last_losses = self.meter.take()
+        used = self.step / self.config.max_steps
+        if self.config.max_minutes > 0:
+            used = max(used, self.seconds / (60 * self.config.max_minutes))
+        self.log.write(
+            "step",
+            step=self.step,
+            total=self.config.max_steps,
+            epoch=self.loader.epoch,
+            losses={name: float(f"{value:.6g}") for name, value in self.last_losses.items()},
+            learning_rate=self.config.learning_rate * factor,
+            seconds=round(self.seconds, 2),
+            eta_seconds=round(self.seconds / used - self.seconds, 1) if used > 0 else None,
+            skipped=self.skipped or None,
+        )
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Averaged weights, eval mode, no gradients, and random generators that training does not notice."""
+        random_state = rng_state()
+        modes = [(m, m.training) for module in self.stage.modules.values() for m in module.modules()]
+        try:
+            with torch.no_grad(), self.ema.applied() if self.ema is not None else _nothing():
+                for module in self.stage.modules.values():
+                    module.eval()
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            restore_rng_state(random_state)
+
+    def _validate(self) -> None:
+        with self._averaged():
+            self.validation = {name: float(value) for name, value in self.stage.validate().items()}
+        self.validated_step = self.step
+        self.log.write(
+            "validation", step=self.step, total=self.config.max_steps, epoch=self.loader.epoch,
+            losses=self.validation, seconds=round(self.seconds, 2),
+        )  # fmt: skip
+
+    def _save_weights(self) -> None:
+        with self._averaged():
+            files = [Path(p) for p in self.stage.save_weights(self.folder, self.step, self.loader.epoch)]
+        if self.config.keep_latest:
+            for path in {p.resolve() for p in self.weight_files} - {p.resolve() for p in files}:
+                path.unlink(missing_ok=True)
+        self.weight_files = files
+        self.log.write("weights", step=self.step, total=self.config.max_steps, files=files)
+
+    def _save_state(self) -> None:
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "run_config": self.run_config,
+            "loader": self.loader.state_dict(),
+            "rng": rng_state(),
+            "modules": {name: module.state_dict() for name, module in self.stage.modules.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.stage.optimizers.items()},
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "weight_files": [str(path) for path in self.weight_files],
+        }
+        save_training_state(self.folder, CHECKPOINT_NAME, state)
+        self.saved_at = time.monotonic()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name, module in self.stage.modules.items():
+            module.load_state_dict(state["modules"][name])
+        for name, optimizer in self.stage.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"] or {})
+        self.loader.load_state_dict(state["loader"])
+        self.step, self.skipped, self.earlier_seconds = state["step"], state["skipped"], state["seconds"]
+        self.weight_files = [Path(path) for path in state["weight_files"]]
+        restore_rng_state(state["rng"])
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _refuse_other_config(saved: dict[str, Any] | None, given: dict[str, Any], folder: Path) -> None:
+    keys = differing_keys(saved, given) if saved is not None else []
+    if keys:
+        raise UserError(
+            "resume_config_differs",
+            "{folder} was trained with other settings: {keys}; give the same ones or choose another folder.",
+            folder=folder,
+            keys=", ".join(keys),
+        )
+
+
+def _stop_file_is_fresh(path: Path) -> bool:
+    """Whether a stop is asked of this process: a file older than the process was meant for an earlier one."""
+    if not path.exists():
+        return False
+    return path.stat().st_mtime >= psutil.Process().create_time() - 1.0
