@@ -1,0 +1,86 @@
+"""Turn a corpus store into features: text ids, speech tokens, f0, 32 kHz audio.
+
+    python -m tools.extract --input CORPUS --output FEATURES --models pretrained_models/nano [--no-audio]
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from modules.checkpoint import file_hash
+from modules.config import load_preset
+from modules.data.extraction import Encoders, ExtractOptions, extract
+from modules.data.store import FeatureStore, StoreWriter
+from modules.errors import UserError
+from modules.runtime import set_threads
+from modules.speech.train import load_tokenizer
+from modules.text.tokenizer import TextTokenizer
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse flags, load the encoders, run, report."""
+    arguments = _parser().parse_args(argv)
+    try:
+        _run(arguments)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.threads:
+        set_threads(arguments.threads)
+    text_path = arguments.text_tokenizer or arguments.models / "tokenizer.json"
+    speech_path = arguments.speech_tokenizer or arguments.models / "s3.safetensors"
+    text = TextTokenizer.load(text_path)
+    speech = load_tokenizer(speech_path)
+    encoders = Encoders(
+        text=text.encode,
+        speech=speech.encode,
+        sample_rate=speech.sample_rate,
+        samples_per_token=speech.samples_per_token,
+        hash=file_hash(text_path) + file_hash(speech_path),
+    )
+    options = ExtractOptions(keep_audio=not arguments.no_audio, limit=arguments.limit, max_seconds=arguments.max_seconds)
+    started = time.monotonic()
+    corpus = FeatureStore(arguments.input)
+    with StoreWriter(arguments.output) as writer:
+        report = extract(corpus, writer, encoders, load_preset(arguments.preset).audio, options, _progress(started))
+    print(
+        f"{report.done} clips, {report.seconds / 3600:.2f} h, {report.already} already there, "
+        f"skipped: {dict(report.skipped) or 'none'}, {time.monotonic() - started:.0f} s"
+    )
+
+
+def _progress(started: float):
+    last = [0.0]
+
+    def show(done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - last[0] > 10 or done == total:
+            last[0] = now
+            left = (now - started) / max(done, 1) * (total - done)
+            print(f"{done}/{total}, {left:.0f} s left", flush=True)
+
+    return show
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.extract", description=__doc__.split("\n")[0])
+    parser.add_argument("--input", type=Path, required=True, help="corpus store written by tools.corpus")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the feature store; appended to")
+    parser.add_argument("--preset", default="nano")
+    parser.add_argument("--models", type=Path, default=Path("pretrained_models/nano"), help="folder of the tokenizers")
+    parser.add_argument("--text-tokenizer", type=Path, help="tokenizer.json, if not in --models")
+    parser.add_argument("--speech-tokenizer", type=Path, help="s3.safetensors, if not in --models")
+    parser.add_argument("--no-audio", action="store_true", help="leave the audio out (enough for the GPT)")
+    parser.add_argument("--limit", type=int, default=0, help="at most so many clips per language and split; 0 = all")
+    parser.add_argument("--max-seconds", type=float, default=20.0, help="longer clips are skipped")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = PyTorch's choice")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

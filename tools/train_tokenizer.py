@@ -1,0 +1,148 @@
+"""Train a tokenizer: of speech (S3) from labelled corpora, or of text (byte-level BPE) from their sentences.
+
+    python -m tools.train_tokenizer speech --corpus A --corpus B --output logs/s3 --max-minutes 30
+    python -m tools.train_tokenizer text --corpus A --corpus B --output pretrained_models/nano/tokenizer.json
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modules.config import load_preset, to_dict
+from modules.corpus.phones import label_inventory
+from modules.data.batching import LengthBuckets, Loader
+from modules.data.store import FeatureStore
+from modules.errors import UserError
+from modules.runtime import pick_device, seed_everything, set_threads
+from modules.speech.dataset import BUCKET_TOKENS, RecognitionDataset, balanced_weights, collate
+from modules.speech.s3 import SemanticTokenizer
+from modules.speech.train import TokenizerStage, load_tokenizer
+from modules.text.tokenizer import TextTokenizer
+from modules.training.loop import LoopConfig, train
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse flags and run one of the two trainings."""
+    arguments = _parser().parse_args(argv)
+    try:
+        (train_speech if arguments.kind == "speech" else train_text)(arguments)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def train_text(arguments: argparse.Namespace) -> None:
+    """Learn BPE merges from the training sentences of the corpora."""
+    preset = load_preset(arguments.preset)
+    texts = []
+    for store in map(FeatureStore, arguments.corpus):
+        for text, split, language in zip(*(store.column(c) for c in ("text", "split", "language")), strict=True):
+            if split == "train" and (not arguments.language or language in arguments.language):
+                texts.append(text)
+    tokenizer = TextTokenizer.train(sorted(texts), preset.text.vocab_size)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(arguments.output)
+    units = sum(len(tokenizer.encode(t)) for t in texts[:2000]) / max(1, sum(len(t) for t in texts[:2000]))
+    print(f"{len(texts)} sentences, {tokenizer.size} ids, {units:.2f} ids per character: {arguments.output}")
+
+
+def train_speech(arguments: argparse.Namespace) -> None:
+    """Train the semantic tokenizer with its recognition head."""
+    if arguments.threads:
+        set_threads(arguments.threads)
+    seed_everything(arguments.seed)
+    device = pick_device(arguments.device)
+    preset = load_preset(arguments.preset)
+    stores = [FeatureStore(path) for path in arguments.corpus]
+    model = _model(arguments, preset, stores).to(device)
+    dataset = RecognitionDataset(stores, model.labels, "train", model.sample_rate, arguments.max_seconds)
+    tokens = np.ceil(np.array(dataset.seconds) * model.frame_rate).astype(int)
+    sampler = LengthBuckets(
+        tokens,
+        budget=int(arguments.batch_seconds * model.frame_rate),
+        max_batch=96,
+        seed=arguments.seed,
+        multiple=BUCKET_TOKENS,
+        weights=balanced_weights(dataset, arguments.recorded_share),
+    )
+    loader = Loader(dataset, sampler, partial(collate, samples_per_token=model.samples_per_token))
+    stage = TokenizerStage(model, _validation(stores, model, device), arguments.learning_rate, preset.name)
+    config = LoopConfig(
+        max_steps=arguments.max_steps,
+        max_minutes=arguments.max_minutes,
+        learning_rate=arguments.learning_rate,
+        warmup_steps=100,
+        ema_decay=0.995,
+        save_every_steps=10**9,
+        save_every_minutes=5,
+        validate_every_steps=arguments.validate_every,
+        seed=arguments.seed,
+        precision="auto",
+    )
+    result = train(
+        stage, loader, config, arguments.output, resume=arguments.resume, device=device,
+        run_config={"tokenizer": to_dict(preset.tokenizer), "labels": list(model.labels)},
+    )
+    print(f"step {result.step}, stopped by {result.stopped_by}, {json.dumps(result.validation)}")
+    if arguments.weights_out:
+        arguments.weights_out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(arguments.output / "s3.safetensors", arguments.weights_out)
+
+
+def _model(arguments: argparse.Namespace, preset, stores) -> SemanticTokenizer:
+    if arguments.init:
+        return load_tokenizer(arguments.init, with_recogniser=True).train()
+    return SemanticTokenizer(preset.tokenizer, tuple(label_inventory(stores)))
+
+
+def _validation(stores, model: SemanticTokenizer, device: torch.device, per_group: int = 48) -> list:
+    """A batch per (source, language) of the dev split for the languages with enough clips."""
+    dataset = RecognitionDataset(stores, model.labels, "dev", model.sample_rate, 8.0, augment=False)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, (source, language) in enumerate(zip(dataset.sources, dataset.languages, strict=True)):
+        groups[f"{source}_{language}"].append(index)
+        groups[f"{source}_all"].append(index)
+    batches = []
+    rng = np.random.default_rng(0)
+    for name, rows in sorted(groups.items()):
+        if name.startswith("synthetic_all") or (name.startswith("recorded") and not name.endswith("_all")):
+            continue
+        chosen = rng.permutation(rows)[:per_group]
+        items = [dataset.get(int(i), np.random.default_rng(int(i))) for i in chosen]
+        batches.append((name, collate(items, model.samples_per_token).to(device)))
+    return batches
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.train_tokenizer", description=__doc__.split("\n")[0])
+    parser.add_argument("kind", choices=("speech", "text"))
+    parser.add_argument("--corpus", type=Path, action="append", required=True, help="corpus store; may be repeated")
+    parser.add_argument("--output", type=Path, required=True, help="speech: run folder; text: tokenizer.json")
+    parser.add_argument("--preset", default="nano")
+    parser.add_argument("--language", action="append", help="text: only these languages")
+    parser.add_argument("--init", type=Path, help="speech: start from these weights")
+    parser.add_argument("--weights-out", type=Path, help="speech: copy the final weights here")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
+    parser.add_argument("--max-steps", type=int, default=20000)
+    parser.add_argument("--max-minutes", type=float, default=0.0, help="end, annealed, after so many minutes; 0 = off")
+    parser.add_argument("--batch-seconds", type=float, default=100.0)
+    parser.add_argument("--max-seconds", type=float, default=9.0, help="longer clips are left out")
+    parser.add_argument("--recorded-share", type=float, default=0.6, help="share of recordings among the drawn clips")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--validate-every", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
