@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.training.muon import Muon
+
 
 class JointOptimizer:
     """Several optimisers that step as one, with the interface the loop needs.
@@ -42,35 +44,21 @@ class JointOptimizer:
             member.load_state_dict(state[str(i)])
 
 
-def muon_and_adamw(
-    modules: Iterable[nn.Module],
-    learning_rate: float,
-    *,
-    muon_scale: float = 10.0,
-    weight_decay: float = 0.01,
-    is_matrix: Any = None,
-) -> JointOptimizer:
-    """Muon (Jordan et al. 2024) on hidden matrices, AdamW on tables, heads, norms and biases.
+def muon_and_adamw(module: nn.Module, learning_rate: float, weight_decay: float = 0.01) -> JointOptimizer:
+    """Muon on hidden matrices, AdamW on everything else, at one learning rate.
 
-    Args:
-        learning_rate: AdamW's; Muon's is `muon_scale` times as large, because its updates have unit scale.
-        is_matrix: `(name, parameter) -> bool` choosing Muon's parameters; by default 2-D weights that are
-            neither embeddings nor output layers (by name: "embed", "table", "out", "head").
+    A hidden matrix is a 2-D weight whose name speaks of neither a table nor an output layer.
     """
-    choose = is_matrix or _hidden_matrix
-    matrices: list[Tensor] = []
-    others: list[Tensor] = []
-    for module in modules:
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                (matrices if choose(name, parameter) else others).append(parameter)
-    members: list[torch.optim.Optimizer] = []
-    if matrices:
-        members.append(torch.optim.Muon(matrices, lr=learning_rate * muon_scale, weight_decay=weight_decay))
-    if others:
-        members.append(torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay))
-    return JointOptimizer(members)
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in named if _is_hidden_matrix(name, p)]
+    others = [p for name, p in named if not _is_hidden_matrix(name, p)]
+    return JointOptimizer(
+        [
+            Muon(matrices, lr=learning_rate, weight_decay=weight_decay),
+            torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay),
+        ]
+    )
 
 
-def _hidden_matrix(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim == 2 and not any(word in name for word in ("embed", "table", "out.", "head"))
+def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim == 2 and not any(word in name for word in ("embed", "table", ".out.", "head", "quantizer"))

@@ -1,0 +1,286 @@
+"""Training rows for the language model, out of feature stores.
+
+An item is a target utterance, with or without other utterances of the same speaker before it as prompts (the
+zero-shot task itself). Whole utterances only: text and speech must stay together. Which prompts an item gets
+depends on (seed, epoch, index) alone, so the sampler can plan lengths without reading any codes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modules.data.store import FeatureStore
+from modules.errors import UserError
+from modules.gpt.sequence import Part, Sequences, arrange, part_length
+
+
+@dataclass(frozen=True)
+class MixOptions:
+    """What rows are made of.
+
+    Args:
+        pair_ratio: share of targets that get prompts of the same speaker.
+        max_references: most prompts before a target; their number is drawn evenly from 1 to this.
+        text_drop: share of prompts that lose their text, so that a reference without transcript is no surprise.
+        share_recorded: share of recorded speech among the targets; None keeps the store's own.
+        language_exponent: a language of n utterances gets weight n ** this; 1 keeps the store's own, 0 evens out.
+        min_seconds, max_seconds: utterances outside are left out.
+        max_length: longest row in positions; prompts that do not fit are left out.
+    """
+
+    pair_ratio: float = 0.75
+    max_references: int = 2
+    text_drop: float = 0.03
+    share_recorded: float | None = None
+    language_exponent: float = 1.0
+    min_seconds: float = 0.4
+    max_seconds: float = 12.0
+    max_length: int = 1024
+
+
+@dataclass(frozen=True)
+class Row:
+    """Parts of one sequence, the target last, and the group its losses are counted under."""
+
+    parts: tuple[Part, ...]
+    group: int
+
+
+class PromptDataset:
+    """Utterances of several stores as rows of prompts and a target.
+
+    `get(index, rng)` takes indices beyond the number of utterances: index modulo that number is the target, so a
+    repeated target meets other prompts. Groups are `2 * language + (1 if prompted)`, see `group_name`.
+
+    Args:
+        stores: folders of feature stores.
+        split: "train", "dev" or another; rows of other splits do not exist for this dataset.
+        options: see `MixOptions`.
+        features: hand text features on (column text_features, U * F values).
+
+    Raises:
+        UserError: gpt_no_utterances when nothing is left.
+    """
+
+    COLUMNS = ("text_ids", "codes")
+
+    def __init__(self, stores: Sequence[Path], split: str, options: MixOptions, features: bool = False):
+        self.options = options
+        self._stores = [FeatureStore(folder) for folder in stores]
+        self._columns = (*self.COLUMNS, "text_features") if features else self.COLUMNS
+        tables = [_table(i, store, split, options) for i, store in enumerate(self._stores) if len(store)]
+        table = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]} if tables else {}
+        if not tables or not len(table["row"]):
+            raise UserError(
+                "gpt_no_utterances",
+                "No {split} utterance of {low} to {high} seconds in {stores}; extract more or change the limits.",
+                split=split,
+                low=options.min_seconds,
+                high=options.max_seconds,
+                stores=", ".join(str(folder) for folder in stores),
+            )
+        self.store_of, self.row_of = table["store"], table["row"]
+        self.frames, self.units, self.recorded = table["frames"], table["units"], table["recorded"]
+        self.languages, self.language_of = np.unique(table["language"], return_inverse=True)
+        _, self.speaker_of = np.unique(table["speaker"], return_inverse=True)
+        order = np.argsort(self.speaker_of, kind="stable")
+        cuts = np.flatnonzero(np.diff(self.speaker_of[order])) + 1
+        self._members = np.split(order, cuts)
+
+    def __len__(self) -> int:
+        """Number of different targets."""
+        return len(self.row_of)
+
+    @property
+    def frames_per_unit(self) -> float:
+        """Mean speech frames per text unit; what a normal pace is."""
+        return float(self.frames.sum() / max(int(self.units.sum()), 1))
+
+    def group_name(self, group: int) -> str:
+        """Readable name of a group, for instance `en_pair`."""
+        return f"{self.languages[group // 2]}_{'pair' if group % 2 else 'alone'}"
+
+    def choose(self, index: int, rng: np.random.Generator) -> list[int]:
+        """Utterances of row `index`, prompts first and target last. The first draws of `rng`."""
+        target = index % len(self)
+        members = self._members[self.speaker_of[target]]
+        if len(members) < 2 or rng.random() >= self.options.pair_ratio:
+            return [target]
+        wanted = int(rng.integers(1, self.options.max_references + 1))
+        picks = members[rng.integers(0, len(members), 3 * wanted)]
+        room = self.options.max_length - self._length(target)
+        chosen: list[int] = []
+        for pick in picks.tolist():
+            if len(chosen) < wanted and pick != target and pick not in chosen and self._length(pick) <= room:
+                chosen.append(pick)
+                room -= self._length(pick)
+        return [*chosen, target]
+
+    def length(self, chosen: Sequence[int]) -> int:
+        """Positions of a row of those utterances."""
+        return sum(self._length(i) for i in chosen) - 1
+
+    def get(self, index: int, rng: np.random.Generator) -> Row:
+        """Row `index`."""
+        chosen = self.choose(index, rng)
+        drop = rng.random(len(chosen)) < self.options.text_drop
+        parts = [self.part(i, bool(d)) for i, d in zip(chosen[:-1], drop[:-1], strict=True)]
+        return self.row([*parts, self.part(chosen[-1])], chosen[-1])
+
+    def row(self, parts: Sequence[Part], target: int) -> Row:
+        """A row with the group of its target."""
+        return Row(tuple(parts), int(2 * self.language_of[target] + (len(parts) > 1)))
+
+    def part(self, utterance: int, drop_text: bool = False) -> Part:
+        """Read one utterance, without its text if asked."""
+        values = self._stores[self.store_of[utterance]].row(int(self.row_of[utterance]), self._columns)
+        text_ids = values["text_ids"][:0] if drop_text else values["text_ids"]
+        features = values.get("text_features")
+        if features is not None:
+            features = features.reshape(len(values["text_ids"]), -1)[: len(text_ids)]
+        return Part(text_ids, values["codes"].reshape(int(self.frames[utterance]), -1), features)
+
+    def target_weights(self) -> np.ndarray:
+        """How often each utterance is a target in an epoch, 1 on average: [len(self)]."""
+        count = np.bincount(self.language_of).astype(np.float64)
+        weights = (count ** (self.options.language_exponent - 1))[self.language_of]
+        share, recorded = self.options.share_recorded, self.recorded
+        if share is not None and recorded.any() and not recorded.all():
+            weights[recorded] *= share / weights[recorded].sum()
+            weights[~recorded] *= (1 - share) / weights[~recorded].sum()
+        return weights * (len(weights) / weights.sum())
+
+    def _length(self, utterance: int) -> int:
+        return part_length(int(self.units[utterance]), int(self.frames[utterance]))
+
+
+class MixSampler:
+    """Batches of rows of like length within a budget, planned anew each epoch from (seed, epoch).
+
+    Args:
+        dataset: what to plan for.
+        budget: most padded positions in a batch.
+        seed: of everything random, the dataset's choices included.
+        pad_multiple: row lengths are rounded up to this before they are compared.
+        max_batch: most rows in a batch.
+    """
+
+    def __init__(self, dataset: PromptDataset, budget: int, seed: int = 0, pad_multiple: int = 32, max_batch: int = 64):
+        self.dataset, self.budget, self.seed = dataset, budget, seed
+        self.pad_multiple, self.max_batch = pad_multiple, max_batch
+        self._weights = dataset.target_weights()
+        self._planned: tuple[int, list[np.ndarray]] | None = None
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """The batches of an epoch in order, each an array of dataset indices."""
+        if self._planned is None or self._planned[0] != epoch:
+            self._planned = (epoch, self._plan(epoch))
+        return self._planned[1]
+
+    def _plan(self, epoch: int) -> list[np.ndarray]:
+        rng = np.random.default_rng((self.seed, epoch))
+        total = len(self.dataset)
+        # Whole repeats always, the fraction by chance: on average exactly the weight.
+        repeats = np.floor(self._weights + rng.random(total)).astype(int)
+        targets = np.repeat(np.arange(total), repeats)
+        again = np.arange(len(targets)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        indices = rng.permutation(targets + total * again)
+        widths = np.array([self._width(epoch, int(i)) for i in indices])
+        order = np.argsort(widths, kind="stable")  # like lengths together, in random order among equals
+        batches, start = [], 0
+        for end in range(1, len(order) + 1):
+            full = end == len(order) or end + 1 - start > self.max_batch
+            if full or widths[order[end]] * (end + 1 - start) > self.budget:
+                batches.append(indices[order[start:end]])
+                start = end
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _width(self, epoch: int, index: int) -> int:
+        # The generator that the loader will hand to `get`.
+        chosen = self.dataset.choose(index, np.random.default_rng((self.seed, epoch, index)))
+        return -(-self.dataset.length(chosen) // self.pad_multiple) * self.pad_multiple
+
+
+class Collate:
+    """Rows to `Sequences`, padded to a multiple of `pad_multiple`."""
+
+    def __init__(self, end_code: int, pad_multiple: int = 32, last_only: bool = False):
+        self.end_code, self.pad_multiple, self.last_only = end_code, pad_multiple, last_only
+
+    def __call__(self, rows: list[Row]) -> Sequences:
+        return arrange(
+            [row.parts for row in rows], self.end_code, self.pad_multiple, [row.group for row in rows], self.last_only
+        )
+
+
+def validation_rows(dataset: PromptDataset, per_language: int, seed: int = 0) -> list[Row]:
+    """A fixed set of rows: up to `per_language` targets of each language, alone and, where the speaker has another
+    utterance, with one prompt. Only the target should be predicted (`Collate(last_only=True)`)."""
+    rng, rows = np.random.default_rng(seed), []
+    for language in range(len(dataset.languages)):
+        candidates = np.flatnonzero(dataset.language_of == language)
+        for target in rng.permutation(candidates)[:per_language].tolist():
+            others = dataset._members[dataset.speaker_of[target]]
+            others = others[others != target]
+            part = dataset.part(target)
+            rows.append(dataset.row([part], target))
+            if len(others):
+                rows.append(dataset.row([dataset.part(int(rng.choice(others))), part], target))
+    return rows
+
+
+def batches_of(rows: Sequence[Row], budget: int) -> list[list[Row]]:
+    """Rows sorted by length and cut into lists of at most `budget` padded positions."""
+    rows = sorted(rows, key=_row_length)
+    batches: list[list[Row]] = [[]]
+    for row in rows:
+        if batches[-1] and _row_length(row) * (len(batches[-1]) + 1) > budget:
+            batches.append([])
+        batches[-1].append(row)
+    return [batch for batch in batches if batch]
+
+
+def quiet_codes(dataset: PromptDataset, samples: int = 500, run: int = 8, cover: float = 0.9) -> list[int]:
+    """Content codes that stand for silence: the commonest ones inside long unvoiced runs (prosody code 0).
+
+    No phone stays unvoiced for `run` frames (0.32 s at 25 Hz), a pause does. Empty without a prosody stream.
+    """
+    counts: dict[int, int] = {}
+    for utterance in np.random.default_rng(0).permutation(len(dataset))[:samples].tolist():
+        codes = dataset.part(utterance).codes
+        if codes.shape[1] < 2:
+            return []
+        voiced = np.flatnonzero(np.concatenate([[1], codes[:, 1], [1]]))
+        for left, right in zip(voiced[:-1], voiced[1:], strict=True):
+            if right - left > run:
+                for code in codes[left + 1 : right - 2, 0].tolist():  # the run's edges may still be speech
+                    counts[code] = counts.get(code, 0) + 1
+    ranked = sorted(counts, key=counts.__getitem__, reverse=True)
+    covered = np.cumsum([counts[code] for code in ranked])
+    return ranked[: int(np.searchsorted(covered, cover * covered[-1])) + 1] if ranked else []
+
+
+def _row_length(row: Row) -> int:
+    return sum(part_length(len(p.text_ids), len(p.codes)) for p in row.parts)
+
+
+def _table(number: int, store: FeatureStore, split: str, options: MixOptions) -> dict[str, Any]:
+    seconds = np.asarray(store.column("seconds"), np.float64)
+    keep = (seconds >= options.min_seconds) & (seconds <= options.max_seconds)
+    keep &= np.asarray(store.column("split"), dtype=str) == split
+    codebooks = np.maximum(np.asarray(store.column("codebooks"), np.int64), 1)
+    frames, units = store.lengths("codes") // codebooks, store.lengths("text_ids")
+    keep &= (frames > 0) & (units > 0) & (units + frames + 3 <= options.max_length)
+    rows = np.flatnonzero(keep)
+    return {
+        "store": np.full(len(rows), number),
+        "row": rows,
+        "frames": frames[rows],
+        "units": units[rows],
+        "recorded": np.asarray(store.column("source"), dtype=str)[rows] == "recorded",
+        "language": np.asarray(store.column("language"), dtype=str)[rows],
+        "speaker": np.asarray([f"{number}:{name}" for name in store.column("speaker")], dtype=str)[rows],
+    }

@@ -1,0 +1,293 @@
+"""The language model: Qwen2 over text and speech embeddings.
+
+Text units and speech frames live in one sequence (see `sequence.py`). A frame's embedding is the sum over its
+K code streams; all streams of the next frame are predicted from one hidden state, stream k after the streams
+before it (their embeddings are added to the hidden state), so a frame costs one step whatever K is.
+
+When stream 0 is an FSQ code, its table is a free table plus the sum of one small table per FSQ digit, both on
+the way in and on the way out: codes that differ in one digit share most of their vector.
+
+Shape letters: B batch, L positions, T frames, P predictions, K codebooks, H hidden, F features, V classes.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modules.checkpoint import Lineage, load_weights, save_weights
+from modules.config import GPTConfig, TextConfig, from_dict, to_dict
+from modules.errors import UserError
+from modules.gpt.sequence import KINDS, Sequences
+
+INIT_STD = 0.02
+
+
+class CodeTable(nn.Module):
+    """Vectors of a codebook: a free table, plus a table per FSQ digit when the levels are known.
+
+    Args:
+        size: number of codes.
+        hidden: width of a vector.
+        levels: FSQ levels; their product must be `size`. Digit d of a code is
+            (code // (levels[0] * .. * levels[d-1])) % levels[d].
+    """
+
+    def __init__(self, size: int, hidden: int, levels: Sequence[int] | None = None):
+        super().__init__()
+        if levels and math.prod(levels) != size:
+            raise ValueError(f"FSQ levels {tuple(levels)} do not make {size} codes")
+        self.free = nn.Parameter(torch.randn(size, hidden) * INIT_STD)
+        self.digits = nn.ParameterList([nn.Parameter(torch.randn(n, hidden) * INIT_STD) for n in levels or ()])
+
+    def matrix(self) -> Tensor:
+        """All vectors, [size, H]."""
+        table, step = self.free, 1
+        for digit in self.digits:
+            # Digit d counts up every `step` codes: repeat each row `step` times, then the block to the end.
+            block = digit.repeat_interleave(step, 0)
+            table = (table.view(-1, *block.shape) + block).view_as(table)
+            step *= digit.shape[0]
+        return table
+
+
+class TextEmbedding(nn.Module):
+    """Text units to vectors: a learned table, external features through a linear layer, or both added."""
+
+    def __init__(self, text: TextConfig, text_vocab: int, hidden: int):
+        super().__init__()
+        self.source = text.features
+        if text.features != "features":
+            self.table = nn.Parameter(torch.randn(text_vocab, hidden) * INIT_STD)
+        if text.features != "embedding":
+            self.project = nn.Linear(text.feature_dim, hidden)
+
+    def forward(self, text_ids: Tensor, features: Tensor | None = None) -> Tensor:
+        """text_ids [N], features [N, F] or None -> [N, H]."""
+        if self.source == "embedding":
+            return F.embedding(text_ids, self.table)
+        if features is None:
+            raise ValueError("this model reads text features, none were given")
+        projected = self.project(features)
+        return projected if self.source == "features" else projected + F.embedding(text_ids, self.table)
+
+
+class SpeechGPT(nn.Module):
+    """Predicts speech frames from text and from what was said before.
+
+    Args:
+        config: backbone sizes.
+        text: how text enters (table, features, both).
+        codebook_sizes: classes of each code stream; stream 0 carries content.
+        text_vocab: number of text units.
+        fsq_levels: levels behind stream 0 when it is an FSQ code, else None.
+        vector_dim: width of the tokenizer's own code vectors; then a frame enters through an MLP over its
+            vector (see `set_vectors`) and has no learned table.
+        share_tables: use the input table of stream 0 as its output matrix too.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        text: TextConfig,
+        codebook_sizes: Sequence[int],
+        text_vocab: int,
+        *,
+        fsq_levels: Sequence[int] | None = None,
+        vector_dim: int | None = None,
+        share_tables: bool = False,
+    ):
+        super().__init__()
+        self.config, self.text_config = config, text
+        self.codebook_sizes = tuple(int(n) for n in codebook_sizes)
+        self.text_vocab = int(text_vocab)
+        self.fsq_levels = tuple(fsq_levels) if fsq_levels else None
+        self.vector_dim = vector_dim
+        self.share_tables = share_tables and vector_dim is None
+        self.statistics: dict[str, Any] = {}
+        self._vectors: Callable[[Tensor], Tensor] | None = None
+        hidden, first = config.hidden, self.codebook_sizes[0]
+        self.backbone = _build_backbone(config)
+        self.specials = nn.Parameter(torch.randn(KINDS, hidden) * INIT_STD)
+        self.text = TextEmbedding(text, text_vocab, hidden)
+        if vector_dim is None:
+            levels = [self.fsq_levels] + [None] * (len(self.codebook_sizes) - 1)
+            self.speech = nn.ModuleList(
+                CodeTable(size, hidden, lv) for size, lv in zip(self.codebook_sizes, levels, strict=True)
+            )
+        else:
+            self.from_vector = nn.Sequential(nn.Linear(vector_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+            # What a later stream sees of the earlier ones of its frame.
+            self.chosen = nn.ModuleList(CodeTable(size, hidden) for size in self.codebook_sizes[:-1])
+        if not self.share_tables:
+            self.output = CodeTable(first, hidden, self.fsq_levels)
+        self.output_end = nn.Parameter(torch.randn(1, hidden) * INIT_STD)
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, size))
+            for size in self.codebook_sizes[1:]
+        )
+
+    @property
+    def end_code(self) -> int:
+        """Class of EOS in stream 0."""
+        return self.codebook_sizes[0]
+
+    def set_vectors(self, vectors: Callable[[Tensor], Tensor]) -> None:
+        """Hand in the tokenizer's `vectors`: codes [.., K] -> [.., vector_dim]. Only for `vector_dim` models."""
+        self._vectors = vectors
+
+    def embed_frames(self, codes: Tensor) -> Tensor:
+        """codes [M, K] -> frame embeddings [M, H]."""
+        if self.vector_dim is None:
+            return sum(F.embedding(codes[:, k], table.matrix()) for k, table in enumerate(self.speech))
+        if self._vectors is None:
+            raise ValueError("this model reads code vectors: call set_vectors first")
+        return self.from_vector(self._vectors(codes))
+
+    def embed(self, sequences: Sequences) -> Tensor:
+        """Input embeddings [B, L, H]. The kind of every position adds its own vector; padding is zero."""
+        kinds = sequences.kinds
+        x = F.embedding(kinds.reshape(-1), self.specials, padding_idx=0) * (kinds.reshape(-1, 1) > 0)
+        text = self.text(sequences.text_ids, sequences.text_features)
+        x = x.index_add(0, sequences.text_positions, text.to(x.dtype))
+        if sequences.frames:
+            x = x.index_add(0, sequences.speech_positions, self.embed_frames(sequences.codes).to(x.dtype))
+        return F.dropout(x.view(*kinds.shape, -1), self.config.dropout, self.training)
+
+    def hidden(self, sequences: Sequences) -> Tensor:
+        """Hidden states [B, L, H]; causal, so right padding reaches nobody."""
+        return self.backbone(inputs_embeds=self.embed(sequences), use_cache=False).last_hidden_state
+
+    def forward(self, sequences: Sequences) -> list[Tensor]:
+        """Teacher-forced logits at `target_positions`: K tensors [P, V_k] (stream 0 has the EOS class last)."""
+        hidden = self.hidden(sequences).flatten(0, 1)[sequences.target_positions]
+        logits = [self.content_logits(hidden)]
+        for k in range(1, len(self.codebook_sizes)):
+            before = sequences.targets[:, :k]
+            known = [before[:, j].clamp(0, self.codebook_sizes[j] - 1) for j in range(k)]  # EOS has no frame
+            logits.append(self.stream_logits(k, hidden, torch.stack(known, 1)))
+        return logits
+
+    def output_matrix(self) -> Tensor:
+        """Output vectors of stream 0, EOS last: [V_0 + 1, H]."""
+        table = self.speech[0] if self.share_tables else self.output
+        return torch.cat([table.matrix(), self.output_end])
+
+    def content_logits(self, hidden: Tensor) -> Tensor:
+        """Logits of stream 0 with EOS as the last class: [P, H] -> [P, V_0 + 1]."""
+        return F.linear(hidden, self.output_matrix())
+
+    def chosen_tables(self) -> nn.ModuleList:
+        """Tables that tell a later stream what the earlier streams of its frame are."""
+        return self.speech if self.vector_dim is None else self.chosen
+
+    def stream_logits(self, stream: int, hidden: Tensor, chosen: Tensor) -> Tensor:
+        """Logits of stream k >= 1: hidden [P, H] and the frame's earlier codes [P, k] -> [P, V_k]."""
+        seen = [F.embedding(chosen[:, j], self.chosen_tables()[j].matrix()) for j in range(stream)]
+        return self.heads[stream - 1](hidden + sum(seen))
+
+    def description(self) -> dict[str, Any]:
+        """Everything needed to build this model again, as plain JSON values."""
+        return {
+            "gpt": to_dict(self.config),
+            "text": to_dict(self.text_config),
+            "codebook_sizes": list(self.codebook_sizes),
+            "text_vocab": self.text_vocab,
+            "fsq_levels": list(self.fsq_levels) if self.fsq_levels else None,
+            "vector_dim": self.vector_dim,
+            "share_tables": self.share_tables,
+            "statistics": self.statistics,
+        }
+
+
+def save_gpt(path: Path, model: SpeechGPT, lineage: Lineage, dtype: torch.dtype | None = None) -> Path:
+    """Write weights with the model's description and its lineage; `dtype` casts floating tensors."""
+    save_weights(path, model.state_dict(), model.description(), lineage, dtype)
+    return Path(path)
+
+
+def load_gpt(path: Path, device: torch.device | str = "cpu") -> SpeechGPT:
+    """Build the model that a weight file describes, float32 and in eval mode.
+
+    Raises:
+        UserError: weights_missing or weights_unreadable; gpt_weights_wrong when the file holds something else.
+    """
+    weights = load_weights(path)
+    model = build_gpt(weights.config, str(path))
+    _load_state(model, weights.state, str(path))
+    return model.to(device).eval()
+
+
+def load_initial(model: SpeechGPT, path: Path) -> None:
+    """Start `model` from a weight file of the same shape. Raises UserError gpt_weights_wrong if it differs."""
+    _load_state(model, load_weights(path).state, str(path))
+
+
+def build_gpt(description: dict[str, Any], name: str = "") -> SpeechGPT:
+    """A model with fresh weights from a `description`."""
+    try:
+        model = SpeechGPT(
+            from_dict(GPTConfig, description["gpt"], "gpt"),
+            from_dict(TextConfig, description["text"], "text"),
+            description["codebook_sizes"],
+            description["text_vocab"],
+            fsq_levels=description["fsq_levels"],
+            vector_dim=description["vector_dim"],
+            share_tables=description["share_tables"],
+        )
+    except KeyError as cause:
+        raise _wrong(name, f"no {cause} in its config") from cause
+    model.statistics = dict(description.get("statistics") or {})
+    return model
+
+
+def _load_state(model: SpeechGPT, state: dict[str, Tensor], name: str) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as cause:
+        raise _wrong(name, str(cause).splitlines()[-1].strip()) from cause
+
+
+def _wrong(name: str, cause: str) -> UserError:
+    return UserError(
+        "gpt_weights_wrong",
+        "{file} does not hold the weights of this language model ({cause}); choose a file that train_gpt wrote.",
+        file=name,
+        cause=cause,
+    )
+
+
+def _build_backbone(config: GPTConfig) -> nn.Module:
+    from transformers import Qwen2Config, Qwen2Model  # heavy: only when a model is built
+
+    shape = Qwen2Config(
+        vocab_size=1,
+        hidden_size=config.hidden,
+        intermediate_size=config.intermediate,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        max_position_embeddings=config.max_positions,
+        rope_theta=config.rope_theta,
+        initializer_range=INIT_STD,
+        use_cache=False,
+    )
+    backbone = Qwen2Model(shape)
+    backbone.embed_tokens = None  # everything enters as inputs_embeds; an unused table would get no gradient
+    dropout = functools.partial(_dropout_hook, probability=config.dropout)
+    for layer in backbone.layers:
+        for out in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            with torch.no_grad():
+                out.weight.mul_(1 / math.sqrt(2 * config.layers))  # keeps the residual stream's variance flat
+            if config.dropout:
+                out.register_forward_hook(dropout)  # Qwen2 itself has no dropout on the residual branches
+    return backbone
+
+
+def _dropout_hook(module: nn.Module, inputs: Any, output: Tensor, probability: float) -> Tensor:
+    return F.dropout(output, probability, module.training)

@@ -1,0 +1,104 @@
+"""Choosing the next code, and noticing when a model goes round in circles.
+
+All of it works on one [V] float32 logit vector on the CPU, so a seed gives the same codes on every device.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def penalize_repetition(logits: Tensor, recent: Sequence[int], penalty: float) -> Tensor:
+    """Lower the logits of `recent` codes: positive ones are divided by `penalty`, negative ones multiplied
+    (Keskar et al., 2019). [V] -> [V]; penalty 1 changes nothing."""
+    if penalty == 1.0 or not len(recent):
+        return logits
+    seen = torch.tensor(sorted(set(recent)))
+    values = logits[seen]
+    return logits.index_copy(0, seen, torch.where(values > 0, values / penalty, values * penalty))
+
+
+def candidates(logits: Tensor, top_k: int, top_p: float, temperature: float) -> tuple[Tensor, Tensor]:
+    """What may be drawn: probabilities and their codes, likeliest first.
+
+    The `top_k` likeliest codes (0: all), of them the fewest that hold `top_p` of the probability (1: all), at
+    least one. Temperature is applied first.
+    """
+    keep = top_k if 0 < top_k < len(logits) else len(logits)
+    # topk sorts too, but a full sort is cheaper when everything is kept.
+    values, codes = logits.topk(keep) if keep < len(logits) else logits.sort(descending=True)
+    if temperature != 1.0:
+        values = values / max(temperature, 1e-4)
+    probabilities = values.softmax(0)
+    if top_p < 1.0:
+        before = probabilities.cumsum(0) - probabilities  # mass of the likelier codes: the first is always kept
+        kept = max(int((before < top_p).sum()), 1)
+        probabilities, codes = probabilities[:kept], codes[:kept]
+    return probabilities, codes
+
+
+def draw(
+    logits: Tensor,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> int:
+    """Draw one code from [V] logits; top_k = 1 or temperature = 0 is the argmax."""
+    if top_k == 1 or temperature == 0:
+        return int(logits.argmax())
+    probabilities, codes = candidates(logits, top_k, top_p, temperature)
+    return int(codes[torch.multinomial(probabilities, 1, generator=generator)])
+
+
+def is_overused(code: int, history: Sequence[int], window: int, threshold: float) -> bool:
+    """Whether more than `threshold` of the last `window` codes are `code` (VALL-E 2, Chen et al. 2024, sec. 3.2)."""
+    return window > 0 and sum(past == code for past in history[-window:]) > threshold * window
+
+
+class LoopDetector:
+    """Tells when the codes repeat a short pattern longer than speech ever does.
+
+    For every period p it counts how many codes in a row equal the code p before. A pattern counts as a loop after
+    `repeats` more rounds and at least `frames` codes; a run of `quiet` codes may be `quiet_factor` times as long.
+
+    Args:
+        max_period: longest pattern that is watched, frames.
+        repeats: rounds after the first.
+        frames: fewest repeated frames (25 are a second at 25 Hz).
+        quiet: codes that stand for silence.
+        quiet_factor: how much longer silence may last.
+    """
+
+    def __init__(
+        self,
+        max_period: int = 32,
+        repeats: int = 4,
+        frames: int = 20,
+        quiet: Iterable[int] = (),
+        quiet_factor: int = 4,
+    ):
+        periods = np.arange(1, max_period + 1)
+        self._limits = np.maximum(repeats * periods, frames)
+        self._runs = np.zeros(max_period, np.int64)
+        self._past = np.full(max_period, -1, np.int64)  # past[p - 1] is the code p frames ago
+        self._quiet = frozenset(quiet)
+        self._quiet_factor = quiet_factor
+        self.period = 0
+        self.length = 0
+
+    def update(self, code: int) -> bool:
+        """Take the next code; True when a loop is certain. Then `period` and `length` (repeated frames) tell which."""
+        matches = self._past == code
+        self._runs = np.where(matches, self._runs + 1, 0)
+        self._past[1:] = self._past[:-1]
+        self._past[0] = code
+        limits = self._limits * self._quiet_factor if code in self._quiet else self._limits
+        over = np.flatnonzero(self._runs >= limits)
+        if not len(over):
+            return False
+        self.period = int(over[0]) + 1
+        self.length = int(self._runs[over[0]])
+        return True

@@ -1,0 +1,163 @@
+"""The language model as a stage of the training loop."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modules.checkpoint import Lineage
+from modules.gpt.dataset import Row
+from modules.gpt.decode import DecodeOptions, Decoder, Prompt, frame_limits
+from modules.gpt.model import SpeechGPT, save_gpt
+from modules.gpt.sequence import IGNORED, Part, Sequences
+from modules.training.muon import Muon
+from modules.training.optimizers import JointOptimizer
+
+STREAM_NAMES = ("content", "prosody", "stream2", "stream3", "stream4", "stream5", "stream6", "stream7")
+METRIC_TARGETS = 512
+WEIGHTS_NAME = "gpt.safetensors"
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """How the language model is trained.
+
+    Args:
+        learning_rate: of AdamW and, by the scaling of `Muon`, of the matrices too.
+        weight_decay: on matrices and tables.
+        label_smoothing: of the content stream.
+        stream_weight: weight of every stream after the first in the summed loss.
+        sampled_targets: validation rows that are also spoken freely, for the EOS rate and the length ratio.
+    """
+
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.0
+    stream_weight: float = 0.3
+    sampled_targets: int = 12
+
+
+@dataclass
+class Validation:
+    """Held-out batches (only targets predicted), the rows behind them and the names of their groups."""
+
+    batches: list[Sequences] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    group_name: Callable[[int], str] = str
+
+
+class GPTStage:
+    """Next-frame prediction over references and target; see `modules.training.loop.Stage`."""
+
+    def __init__(self, model: SpeechGPT, options: StageOptions, validation: Validation, preset: str, parent: str = ""):
+        self.model, self.options, self.validation = model, options, validation
+        self.preset, self.parent = preset, parent
+        self.modules: dict[str, nn.Module] = {"gpt": model}
+        self.optimizers = {"gpt": build_optimizer(model, options)}
+        self.weights = dict.fromkeys(STREAM_NAMES[1:], options.stream_weight)
+
+    def phases(self, step: int) -> tuple[str, ...]:
+        """One phase."""
+        return ("gpt",)
+
+    def losses(self, phase: str, batch: Sequences) -> dict[str, Tensor]:
+        """Mean cross-entropy of each stream over all predicted frames; EOS is a class of the content stream."""
+        logits = self.model(batch)
+        smoothing = self.options.label_smoothing
+        content = batch.targets[:, 0]
+        losses = {"content": F.cross_entropy(logits[0].float(), content, label_smoothing=smoothing)}
+        for k, stream in enumerate(logits[1:], 1):
+            losses[STREAM_NAMES[k]] = F.cross_entropy(stream.float(), batch.targets[:, k], ignore_index=IGNORED)
+        with torch.no_grad():
+            some = slice(None, METRIC_TARGETS)  # metrics over every class are not free on a CPU
+            losses["_accuracy"] = (logits[0][some].argmax(-1) == content[some]).float().mean()
+            ends = (content == self.model.end_code).nonzero()[:, 0]
+            losses["_eos"] = F.cross_entropy(logits[0][ends].float(), content[ends])
+        return losses
+
+    def validate(self) -> dict[str, float]:
+        """Losses of the held-out targets, over all, by alone/pair and by language; then free speaking."""
+        device = self.model.specials.device
+        sums: dict[str, list[float]] = {}
+        for batch in self.validation.batches:
+            batch = batch.to(device)
+            self._measure(batch, sums)
+        measures = {name: total / max(count, 1) for name, (total, count) in sums.items()}
+        return measures | self._speak()
+
+    def save_weights(self, folder: Path, step: int, epoch: int) -> list[Path]:
+        """Write `gpt.safetensors`, stored as float16."""
+        lineage = Lineage(self.preset, "gpt", step, epoch, self.parent)
+        return [save_gpt(Path(folder) / WEIGHTS_NAME, self.model, lineage, torch.float16)]
+
+    def _measure(self, batch: Sequences, sums: dict[str, list[float]]) -> None:
+        logits = self.model(batch)
+        content = batch.targets[:, 0]
+        values = {"content": F.cross_entropy(logits[0].float(), content, reduction="none")}
+        valid = {"content": torch.ones_like(content, dtype=torch.bool)}
+        for k, stream in enumerate(logits[1:], 1):
+            name = STREAM_NAMES[k]
+            valid[name] = batch.targets[:, k] != IGNORED
+            values[name] = F.cross_entropy(stream.float(), batch.targets[:, k], ignore_index=IGNORED, reduction="none")
+        values["accuracy"] = (logits[0].argmax(-1) == content).float()
+        values["eos"], valid["eos"] = values["content"], content == self.model.end_code
+        for name, value in values.items():
+            _add(sums, name, value, valid.get(name, valid["content"]))
+        for group in batch.groups.unique().tolist():
+            language, kind = self.validation.group_name(group).rsplit("_", 1)
+            here = batch.groups == group
+            _add(sums, f"content_{kind}", values["content"], here)
+            _add(sums, f"content_{language}_{kind}", values["content"], here)
+            if "prosody" in values:
+                _add(sums, f"prosody_{kind}", values["prosody"], here & valid["prosody"])
+
+    def _speak(self) -> dict[str, float]:
+        """Share of targets whose speech ends by itself, and mean length relative to the true one."""
+        rows = _spread(self.validation.rows, self.options.sampled_targets)
+        if not rows:
+            return {}
+        decoder, ends, ratios = Decoder(self.model), 0, 0.0
+        pace = self.model.statistics.get("frames_per_unit", 4.0)
+        for seed, row in enumerate(rows):
+            target = row.parts[-1]
+            part = Part(target.text_ids, target.codes[:0], target.text_features)
+            most = frame_limits(len(target.text_ids), pace)[1]
+            options = DecodeOptions(max_frames=most, seed=seed)
+            generated = decoder.generate(Prompt((*row.parts[:-1], part)), options=options)
+            ends += generated.stopped_by == "eos"
+            ratios += len(generated.codes) / len(target.codes)
+        return {"eos_rate": ends / len(rows), "length_ratio": ratios / len(rows)}
+
+
+def build_optimizer(model: SpeechGPT, options: StageOptions) -> JointOptimizer:
+    """Muon on the backbone's projections, AdamW on the rest; norms and biases are not decayed."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in named if is_hidden_matrix(name, p)]
+    tables = [p for name, p in named if not is_hidden_matrix(name, p) and p.ndim > 1]
+    plain = [p for _, p in named if p.ndim <= 1]
+    rate, decay = options.learning_rate, options.weight_decay
+    adamw = torch.optim.AdamW(
+        [{"params": tables, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.95)
+    )
+    return JointOptimizer([Muon(matrices, lr=rate, weight_decay=decay), adamw])
+
+
+def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Muon is for the backbone's projections; tables, heads, norms and biases stay with AdamW."""
+    return name.startswith("backbone.") and parameter.ndim == 2
+
+
+def _spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """`count` rows evenly spaced over the list, so that every language and kind has its turn."""
+    if not rows or count <= 0:
+        return []
+    return [rows[i * len(rows) // count] for i in range(min(count, len(rows)))]
+
+
+def _add(sums: dict[str, list[float]], name: str, values: Tensor, where: Tensor) -> None:
+    entry = sums.setdefault(name, [0.0, 0.0])
+    entry[0] += float(values[where].sum())
+    entry[1] += float(where.sum())

@@ -1,0 +1,144 @@
+"""Rows out of a store: prompts of the same speaker, the mix, budgets, resuming."""
+
+import numpy as np
+import pytest
+
+from modules.data.batching import Loader
+from modules.errors import UserError
+from modules.gpt.dataset import (
+    Collate,
+    MixOptions,
+    MixSampler,
+    PromptDataset,
+    batches_of,
+    quiet_codes,
+    validation_rows,
+)
+
+PAIRS = MixOptions(pair_ratio=1.0, text_drop=0.0)
+
+
+def rng(index: int) -> np.random.Generator:
+    return np.random.default_rng((0, 0, index))
+
+
+def test_prompts_are_other_utterances_of_the_same_speaker(store_folder):
+    dataset = PromptDataset([store_folder], "train", PAIRS)
+    sizes = set()
+    for index in range(len(dataset)):
+        parts = dataset.get(index, rng(index)).parts
+        assert len({int(part.codes[0, 0]) for part in parts}) == 1
+        assert len({int(part.text_ids[0]) for part in parts}) == len(parts)
+        sizes.add(len(parts))
+    assert sizes == {1, 2, 3}  # the speaker with a single utterance stands alone
+
+
+def test_the_ratio_of_pairs_is_kept(store_folder):
+    dataset = PromptDataset([store_folder], "train", MixOptions(pair_ratio=0.5))
+    pairs = [len(dataset.choose(i, rng(i))) > 1 for i in range(20 * len(dataset))]
+    assert np.mean(pairs) == pytest.approx(0.5, abs=0.06)
+
+
+def test_only_the_asked_split_and_sensible_lengths(store_folder):
+    train, dev = (PromptDataset([store_folder], split, PAIRS) for split in ("train", "dev"))
+    rows = {int(d.part(i).text_ids[0]) for d in (train,) for i in range(len(d))}
+    assert rows.isdisjoint({int(dev.part(i).text_ids[0]) for i in range(len(dev))})
+    assert 7 not in rows  # 20 seconds
+    with pytest.raises(UserError, match="test"):
+        PromptDataset([store_folder], "test", PAIRS)
+
+
+def test_get_follows_the_plan(store_folder):
+    dataset = PromptDataset([store_folder], "train", MixOptions())
+    for index in range(len(dataset)):
+        row = dataset.get(index, rng(index))
+        assert [int(p.text_ids[0]) for p in row.parts if len(p.text_ids)] == [
+            int(dataset.part(i).text_ids[0])
+            for i, part in zip(dataset.choose(index, rng(index)), row.parts, strict=True)
+            if len(part.text_ids)
+        ]
+
+
+def test_prompts_may_lose_their_text_but_targets_never(store_folder):
+    dataset = PromptDataset([store_folder], "train", MixOptions(pair_ratio=1.0, text_drop=1.0))
+    parts = dataset.get(0, rng(0)).parts
+    assert len(parts) > 1
+    assert all(len(part.text_ids) == 0 for part in parts[:-1])
+    assert len(parts[-1].text_ids) > 0
+
+
+def test_rows_stay_within_the_longest_length(store_folder):
+    options = MixOptions(pair_ratio=1.0, max_references=3, max_length=80)
+    dataset = PromptDataset([store_folder], "train", options)
+    assert max(dataset.length(dataset.choose(i, rng(i))) for i in range(len(dataset))) <= 80
+
+
+def test_batches_keep_the_budget_and_miss_nobody(store_folder):
+    dataset = PromptDataset([store_folder], "train", MixOptions())
+    sampler = MixSampler(dataset, budget=400, seed=0, pad_multiple=16)
+    batches = sampler.batches(0)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(dataset)))
+    collate = Collate(64, 16)
+    for batch in batches:
+        sequences = collate([dataset.get(int(i), rng(int(i))) for i in batch])
+        assert sequences.kinds.numel() <= 400
+        assert sequences.kinds.shape[1] % 16 == 0
+    padding = [1 - s.lengths.sum().item() / s.kinds.numel() for s in Loader(dataset, sampler, collate)]
+    assert np.mean(padding) < 0.25
+
+
+def test_epochs_differ_and_repeat_themselves(store_folder):
+    dataset = PromptDataset([store_folder], "train", MixOptions())
+    one, other = MixSampler(dataset, 400), MixSampler(dataset, 400)
+    first = [b.tolist() for b in one.batches(0)]
+    assert first != [b.tolist() for b in one.batches(1)]
+    assert first == [b.tolist() for b in one.batches(0)] == [b.tolist() for b in other.batches(0)]
+
+
+def test_recorded_speech_gets_its_share(store_folder):
+    dataset = PromptDataset([store_folder], "train", MixOptions(share_recorded=0.5))
+    sampler = MixSampler(dataset, 400)
+    targets = np.concatenate([np.concatenate(sampler.batches(epoch)) for epoch in range(20)])
+    assert dataset.recorded.mean() < 0.2
+    assert dataset.recorded[targets % len(dataset)].mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_languages_can_be_evened_out(store_folder):
+    dataset = PromptDataset([store_folder], "train", MixOptions(language_exponent=0.0))
+    weights = dataset.target_weights()
+    sums = [weights[dataset.language_of == i].sum() for i in range(2)]
+    assert sums[0] == pytest.approx(sums[1])
+    assert weights.mean() == pytest.approx(1)
+
+
+def test_a_resumed_loader_goes_on_with_the_same_rows(store_folder):
+    def loader() -> Loader:
+        dataset = PromptDataset([store_folder], "train", MixOptions())
+        return Loader(dataset, MixSampler(dataset, 400), Collate(64))
+
+    whole, first = [s.text_ids.tolist() for s in loader()], loader()
+    taken = iter(first)
+    start = [next(taken).text_ids.tolist() for _ in range(3)]
+    second = loader()
+    second.load_state_dict(first.state_dict())
+    assert start + [s.text_ids.tolist() for s in second] == whole
+
+
+def test_validation_has_every_language_alone_and_in_pairs(store_folder):
+    dataset = PromptDataset([store_folder], "dev", MixOptions())
+    rows = validation_rows(dataset, 3)
+    names = [dataset.group_name(row.group) for row in rows]
+    assert set(names) == {"de_alone", "de_pair"}  # every dev utterance of the fixture is German
+    assert [len(row.parts) for row in rows] == [2 if name.endswith("pair") else 1 for name in names]
+    assert sum(map(len, batches_of(rows, 100))) == len(rows)
+
+
+def test_silence_is_found_where_nothing_is_voiced(tmp_path):
+    from modules.data.store import StoreWriter
+
+    with StoreWriter(tmp_path) as writer:
+        for i in range(5):
+            codes = np.array([[20 + i, 9]] * 10 + [[3, 0]] * 15 + [[4, 0]] * 3 + [[30, 9]] * 10, np.int16)
+            writer.add(f"k{i}", speaker="s", language="en", split="train", text="t", seconds=1.5, source="synthetic",
+                       text_ids=np.arange(4, dtype=np.int32), codes=codes.reshape(-1), codebooks=2)  # fmt: skip
+    assert quiet_codes(PromptDataset([tmp_path], "train", MixOptions())) == [3]
