@@ -1,0 +1,236 @@
+"""Training examples of the decoder: a random window of an utterance, and other speech of the same speaker for style.
+
+Shapes: B batch, S samples, T decoder frames, K codebooks, U text units.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modules.config import AudioConfig
+from modules.data.batching import pad_stack
+from modules.data.store import FeatureStore
+from modules.errors import UserError
+from modules.speech.prosody import F0_FRAME_RATE_HZ, median_f0
+
+SYNTHETIC = "synthetic"
+MIN_SECONDS = 0.6
+TEXT_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item; lengths belong together: wav covers `frames`, codes tokens and f0 points of the same window."""
+
+    wav: np.ndarray  # float32 [S]
+    codes: np.ndarray  # int64 [tokens, K]
+    f0: np.ndarray  # float32 [points at 100 Hz]
+    median_f0_hz: float  # of the whole utterance
+    text_ids: np.ndarray  # int64 [U], of the whole utterance
+    style_wav: np.ndarray  # float32 [samples], same speaker, other sound
+
+
+@dataclass(frozen=True)
+class DecoderBatch:
+    """Padded examples: wav [B, S], frames [B], codes [B, tokens, K], f0 [B, points], median_f0_hz [B],
+    text_ids [B, U], text_lengths [B], style_wav [B, samples], style_samples [B]."""
+
+    wav: Tensor
+    frames: Tensor
+    codes: Tensor
+    f0: Tensor
+    median_f0_hz: Tensor
+    text_ids: Tensor
+    text_lengths: Tensor
+    style_wav: Tensor
+    style_samples: Tensor
+
+    def to(self, device: torch.device) -> "DecoderBatch":
+        """The same batch on another device."""
+        return DecoderBatch(**{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+
+
+class DecoderDataset:
+    """Windows of the utterances of one split; rows are read from the memory-mapped stores when asked for.
+
+    The style never comes from the window itself, or the style encoder would learn to carry content: it comes from
+    other utterances of the speaker, several joined, and from the rest of the same clip where there is no other.
+
+    Args:
+        stores: feature stores with audio.
+        audio: rate and hop of the decoder.
+        split: "train" or "dev".
+        window_seconds: longest window; shorter clips are taken whole.
+        style_seconds: least and most style audio; the length is drawn between them.
+        token_rate: tokens per second.
+
+    Raises:
+        UserError: no_audio_rows when no row of the split has audio.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[FeatureStore],
+        audio: AudioConfig,
+        split: str = "train",
+        window_seconds: float = 2.0,
+        style_seconds: tuple[float, float] = (2.5, 6.0),
+        token_rate: float = 25.0,
+    ):
+        self.stores, self.audio, self.style_seconds = list(stores), audio, style_seconds
+        self.samples_per_token = round(audio.sample_rate / token_rate)
+        self.points_per_token = round(F0_FRAME_RATE_HZ / token_rate)
+        self.window_tokens = int(window_seconds * token_rate) // 2 * 2
+        self.rows: list[tuple[int, int]] = []
+        self.samples: list[int] = []
+        self.speakers: list[str] = []
+        self.synthetic: list[bool] = []
+        for number, store in enumerate(self.stores):
+            columns = zip(
+                store.column("split"), store.column("speaker"), store.column("source"), store.lengths("audio"),
+                strict=True,
+            )  # fmt: skip
+            for row, (row_split, speaker, source, samples) in enumerate(columns):
+                if row_split == split and samples >= MIN_SECONDS * audio.sample_rate:
+                    self.rows.append((number, row))
+                    self.samples.append(int(samples))
+                    self.speakers.append(f"{source}:{speaker}")
+                    self.synthetic.append(source == SYNTHETIC)
+        if not self.rows:
+            raise UserError(
+                "no_audio_rows", "The feature stores hold no {split} clips with audio; extract them first.", split=split
+            )
+        self.by_speaker: dict[str, list[int]] = defaultdict(list)
+        for index, speaker in enumerate(self.speakers):
+            self.by_speaker[speaker].append(index)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def get(self, index: int, rng: np.random.Generator) -> Example:
+        """A window of utterance `index`; every choice comes from `rng`."""
+        number, row = self.rows[index]
+        values = self.stores[number][row]
+        audio, f0 = values["audio"], np.asarray(values["f0"], np.float32)
+        codes = np.asarray(values["codes"], np.int64).reshape(-1, int(values["codebooks"]))
+        tokens = min(len(codes), len(audio) // self.samples_per_token)
+        style = self._style_of_others(index, rng)
+        if style is None:
+            start, length, style = self._split_clip(audio, tokens, rng)
+        else:
+            length = min(self.window_tokens, tokens)
+            start = int(rng.integers(0, tokens - length + 1))
+        wav = audio[start * self.samples_per_token : (start + length) * self.samples_per_token]
+        contour = f0[start * self.points_per_token : (start + length) * self.points_per_token]
+        contour = np.pad(contour, (0, length * self.points_per_token - len(contour)))
+        return Example(
+            wav=_to_float(wav),
+            codes=codes[start : start + length],
+            f0=contour,
+            median_f0_hz=float(median_f0(torch.from_numpy(f0)[None])[0]) if len(f0) else 0.0,
+            text_ids=np.asarray(values["text_ids"], np.int64),
+            style_wav=style,
+        )
+
+    def _style_of_others(self, index: int, rng: np.random.Generator) -> np.ndarray | None:
+        """Pieces of other utterances of the speaker, joined; None when there is no other."""
+        mates = self.by_speaker[self.speakers[index]]
+        if len(mates) < 2:
+            return None
+        wanted = int(rng.uniform(*self.style_seconds) * self.audio.sample_rate)
+        pieces, have = [], 0
+        for position in rng.permutation(len(mates))[:8]:
+            mate = mates[position]
+            if mate == index:
+                continue
+            number, row = self.rows[mate]
+            piece = self.stores[number].row(row, ("audio",))["audio"]
+            take = min(len(piece), wanted - have)
+            start = int(rng.integers(0, len(piece) - take + 1))
+            pieces.append(piece[start : start + take])
+            have += take
+            if wanted - have < self.audio.sample_rate // 4:
+                break
+        return _to_float(np.concatenate(pieces))
+
+    def _split_clip(
+        self, audio: np.ndarray, tokens: int, rng: np.random.Generator
+    ) -> tuple[int, int, np.ndarray]:
+        """Start and length of a window in one half of a lonely clip, and the other half for style."""
+        half = tokens // 2
+        length = max(1, min(self.window_tokens, half))
+        middle = half * self.samples_per_token
+        limit = int(self.style_seconds[1] * self.audio.sample_rate)
+        if rng.random() < 0.5:
+            start = int(rng.integers(0, half - length + 1)) if half >= length else 0
+            return start, length, _to_float(audio[middle : middle + limit])
+        start = half + int(rng.integers(0, tokens - half - length + 1))
+        return start, length, _to_float(audio[max(0, middle - limit) : middle])
+
+    def collate(self, examples: list[Example]) -> DecoderBatch:
+        """Pad to the window (so that shapes repeat), style and text to the longest."""
+        tokens = [len(e.codes) for e in examples]
+        width = self.window_tokens
+        frames_per_token = self.samples_per_token // self.audio.hop_length
+        style, style_samples = pad_stack([e.style_wav for e in examples])
+        longest = max(len(e.text_ids) for e in examples)
+        bounds = [-(-max(longest, 1) // TEXT_MULTIPLE) * TEXT_MULTIPLE]
+        text, text_lengths = pad_stack([e.text_ids for e in examples], bounds)
+        return DecoderBatch(
+            wav=pad_stack([e.wav for e in examples], [width * self.samples_per_token])[0],
+            frames=torch.tensor(tokens) * frames_per_token,
+            codes=pad_stack([e.codes for e in examples], [width])[0],
+            f0=pad_stack([e.f0 for e in examples], [width * self.points_per_token])[0],
+            median_f0_hz=torch.tensor([e.median_f0_hz for e in examples], dtype=torch.float32),
+            text_ids=text,
+            text_lengths=text_lengths,
+            style_wav=style,
+            style_samples=style_samples,
+        )
+
+
+class BalancedSampler:
+    """Batches of fixed size, drawn with replacement so that neither big speakers nor the synthetic share dominate.
+
+    A speaker's weight is the root of its number of clips; the synthetic clips together get `synthetic_share`.
+
+    Args:
+        dataset: what is drawn from.
+        batch_size: items per batch.
+        synthetic_share: 0..1; ignored when only one kind is there. Negative: as the data have it.
+        seed: of the order, and of the loader's random choices.
+    """
+
+    def __init__(self, dataset: DecoderDataset, batch_size: int, synthetic_share: float = 0.3, seed: int = 0):
+        self.seed, self.batch_size = seed, batch_size
+        self.probabilities = clip_probabilities(dataset.speakers, dataset.synthetic, synthetic_share)
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """The batches of an epoch: as many draws as there are clips, at least 16 batches."""
+        count = max(16, len(self.probabilities) // self.batch_size)
+        rng = np.random.default_rng((self.seed, epoch))
+        # Without replacement inside a batch where possible: the generator of an item is (seed, epoch, index).
+        replace = np.count_nonzero(self.probabilities) < self.batch_size
+        return [
+            rng.choice(len(self.probabilities), self.batch_size, replace=replace, p=self.probabilities)
+            for _ in range(count)
+        ]
+
+
+def clip_probabilities(speakers: Sequence[str], synthetic: Sequence[bool], synthetic_share: float) -> np.ndarray:
+    """Chance of each clip: speaker weight = clips ** 0.5, then the two kinds scaled to their shares. Sums to 1."""
+    _, inverse, counts = np.unique(np.asarray(speakers), return_inverse=True, return_counts=True)
+    weights = counts[inverse] ** -0.5
+    kind = np.asarray(synthetic, bool)
+    if kind.any() and not kind.all() and synthetic_share >= 0:
+        weights[kind] *= synthetic_share / weights[kind].sum()
+        weights[~kind] *= (1 - synthetic_share) / weights[~kind].sum()
+    return weights / weights.sum()
+
+
+def _to_float(pcm: np.ndarray) -> np.ndarray:
+    return pcm.astype(np.float32) / 32768.0

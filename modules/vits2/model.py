@@ -1,0 +1,303 @@
+"""The 32 kHz decoder: speech tokens, text, pitch and style -> sound (after VITS2, Kong et al., 2023).
+
+Shapes: B batch, K codebooks, U text units, D latent channels, S samples; T decoder frames (50 Hz in the presets),
+f0 contours run at 100 Hz, tokens at `token_rate`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from modules.audio.spectral import LogMel
+from modules.checkpoint import Lineage, load_weights, save_weights
+from modules.config import AudioConfig, VITS2Config, from_dict, to_dict
+from modules.errors import UserError
+from modules.speech.prosody import F0_FRAME_RATE_HZ, decode_prosody
+from modules.speech.style import StyleEncoder
+from modules.vits2.encoders import PosteriorEncoder, PriorEncoder
+from modules.vits2.flow import Flow
+from modules.vits2.generator import SourceFilterHead
+from modules.vits2.hifigan import HifiGanHead
+from modules.vits2.layers import length_mask
+from modules.vits2.losses import kl_divergence
+from modules.vits2.source import fill_unvoiced
+
+POSTERIOR_PREFIX = "posterior."
+CONTENT_STREAM, PROSODY_STREAM = 0, 1
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a training pass gives: wav and second [B, S] (second may be None), sample mask [B, S], KL scalar."""
+
+    wav: Tensor
+    second: Tensor | None
+    mask: Tensor
+    kl: Tensor
+
+
+class VITS2(nn.Module):
+    """Decoder of one preset.
+
+    Args:
+        config, audio: sizes of the network and of the sound.
+        codebook_sizes: one entry per token stream; stream 1, when there is one, carries relative pitch.
+        text_vocab: number of text ids.
+        token_rate: tokens per second.
+        posterior: build the posterior encoder (training, copy-synthesis); inference does without.
+    """
+
+    def __init__(
+        self,
+        config: VITS2Config,
+        audio: AudioConfig,
+        codebook_sizes: Sequence[int],
+        text_vocab: int,
+        token_rate: float = 25.0,
+        *,
+        posterior: bool = True,
+    ):
+        super().__init__()
+        self.config, self.audio = config, audio
+        self.codebook_sizes, self.text_vocab, self.token_rate = tuple(codebook_sizes), text_vocab, token_rate
+        self.frames_per_token = round(audio.frame_rate / token_rate)
+        self.pitch_per_frame = round(F0_FRAME_RATE_HZ / audio.frame_rate)
+        self.mel = LogMel(audio.sample_rate, audio.n_fft, audio.hop_length, audio.n_mels)
+        self.style_encoder = StyleEncoder(audio.n_mels, config.style_dim, config.hidden)
+        self.prior = PriorEncoder(config, self.codebook_sizes, text_vocab)
+        self.flow = Flow(config)
+        self.head = (SourceFilterHead if config.head == "istft" else HifiGanHead)(config, audio)
+        self.posterior = PosteriorEncoder(config, audio.n_mels) if posterior else None
+
+    def style(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """mel [B, n_mels, T], lengths [B] -> style [B, style_dim]. Styles may be mixed by weights."""
+        return self.style_encoder(mel, lengths)
+
+    def style_of(self, wav: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """wav [B, S] at the decoder's rate, loudness-normalised, lengths [B] samples -> style [B, style_dim]."""
+        frames = None if lengths is None else self.mel.frames(lengths)
+        return self.style(self.mel(wav), frames)
+
+    def decode_for_training(
+        self,
+        wav: Tensor,
+        frames: Tensor,
+        codes: Tensor,
+        f0: Tensor,
+        text_ids: Tensor,
+        text_lengths: Tensor,
+        style: Tensor,
+        from_posterior: Tensor,
+        noise_scale: Tensor,
+        *,
+        two_sounds: bool = False,
+    ) -> Decoded:
+        """Decode every item from its posterior or from a sample of its prior.
+
+        Args:
+            wav: [B, S] target; frames [B] its length in decoder frames; f0 [B, 2 T] Hz measured on it.
+            codes: [B, tokens, K]; text_ids [B, U], text_lengths [B]; style [B, style_dim].
+            from_posterior: bool [B]; the others take the way of inference: prior, inverse flow, generator.
+            noise_scale: [B] scale of the prior's noise.
+            two_sounds: also render with a second noise (for the energy distance).
+        """
+        mel = self.mel(wav)
+        width = mel.shape[2]
+        valid = length_mask(frames, width)[:, None].to(mel.dtype)
+        mean, log_scale = self.prior(codes, f0, width, frames, text_ids, text_lengths, style)
+        z, _, posterior_log_scale = self.posterior(mel, frames, style, torch.randn_like(mean))
+        kl = kl_divergence(self.flow(z, frames, style), posterior_log_scale, mean, log_scale, valid)
+        prior_z = (mean + torch.randn_like(mean) * log_scale.exp() * noise_scale[:, None, None]) * valid
+        chosen = (~from_posterior).nonzero()[:, 0]
+        if len(chosen) > 0:
+            inverted = self.flow(prior_z[chosen], frames[chosen], style[chosen], inverse=True)
+            z = z.index_copy(0, chosen, inverted)
+        wav, second = self.head(
+            z,
+            f0,
+            style,
+            frames,
+            torch.randn_like(wav),
+            torch.rand(wav.shape[0], device=wav.device),
+            torch.randn_like(wav) if two_sounds else None,
+        )
+        mask = length_mask(frames * self.audio.hop_length, wav.shape[1]).to(wav.dtype)
+        return Decoded(wav, second, mask, kl)
+
+    @torch.inference_mode()
+    def infer(
+        self,
+        codes: Tensor,
+        text_ids: Tensor,
+        style: Tensor,
+        f0_median_hz: float,
+        *,
+        noise_scale: float = 0.35,
+        speed: float = 1.0,
+        generator: torch.Generator | None = None,
+        f0: Tensor | None = None,
+    ) -> Tensor:
+        """One sentence: codes [1, T, K], text_ids [1, U], style [1, style_dim] -> wav [S] float32.
+
+        Args:
+            f0_median_hz: pitch that the prosody stream moves around (the reference's median).
+            noise_scale: 0 gives the prior's mean, 1 its full spread.
+            speed: above 1 is faster; time is stretched before the generator, so the pitch stays.
+            generator: CPU generator; the same seed gives the same samples.
+            f0: [1, N] Hz at 100 Hz, instead of the prosody stream.
+        """
+        median = torch.tensor([f0_median_hz], dtype=torch.float32, device=codes.device)
+        wav, _ = self.infer_batch(
+            codes, text_ids, style, median, noise_scale=noise_scale, speed=speed, generators=generator, f0=f0
+        )
+        return wav[0]
+
+    @torch.inference_mode()
+    def infer_batch(
+        self,
+        codes: Tensor,
+        text_ids: Tensor,
+        style: Tensor,
+        f0_median_hz: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+        noise_scale: float = 0.35,
+        speed: float = 1.0,
+        generators: Generators = None,
+        f0: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Several sentences of differing length at once.
+
+        Args:
+            lengths: [B] tokens; text_lengths [B] ids (whole width when None).
+            generators: one for all rows, or one per row, which makes a row independent of its batch.
+
+        Returns:
+            wav [B, S] (zero after each row's end) and lengths [B] in samples.
+        """
+        batch, tokens, _ = codes.shape
+        device = codes.device
+        if lengths is None:
+            lengths = torch.full((batch,), tokens, device=device)
+        if text_lengths is None:
+            text_lengths = torch.full((batch,), text_ids.shape[1], device=device)
+        width = tokens * self.frames_per_token
+        frames = lengths * self.frames_per_token
+        f0 = self._contour(codes, lengths, f0_median_hz, f0, width * self.pitch_per_frame)
+        mean, log_scale = self.prior(codes, f0, width, frames, text_ids, text_lengths, style)
+        if speed != 1.0:
+            wanted = (frames / speed).round().long().clamp_min(1)
+            mean, log_scale = (_retime(x, frames, wanted) for x in (mean, log_scale))
+            f0 = _retime_f0(f0, frames * self.pitch_per_frame, wanted * self.pitch_per_frame)
+            frames, width = wanted, mean.shape[2]
+        counts = frames.tolist()
+        latent = _draw(counts, self.config.latent, generators, device)
+        hiss = _draw([n * self.audio.hop_length for n in counts], 1, generators, device)[:, 0]
+        z = self.flow(mean + latent * log_scale.exp() * noise_scale, frames, style, inverse=True)
+        wav, _ = self.head(z, f0, style, frames, hiss)
+        return wav.float(), frames * self.audio.hop_length
+
+    @torch.inference_mode()
+    def reconstruct(self, mel: Tensor, f0: Tensor, style: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Copy-synthesis through the posterior's mean: mel [B, n_mels, T], f0 [B, N] -> wav [B, T * hop]."""
+        if self.posterior is None:
+            raise UserError(
+                "posterior_missing", "These decoder weights hold no posterior encoder; copy-synthesis needs one."
+            )
+        if lengths is None:
+            lengths = torch.full((mel.shape[0],), mel.shape[2], device=mel.device)
+        z, _, _ = self.posterior(mel, lengths, style)
+        samples = mel.shape[2] * self.audio.hop_length
+        noise = torch.randn(mel.shape[0], samples, generator=torch.Generator().manual_seed(0))
+        wav, _ = self.head(z, f0, style, lengths, noise.to(mel))
+        return wav.float()
+
+    def _contour(
+        self, codes: Tensor, lengths: Tensor, median_hz: Tensor, f0: Tensor | None, points: int
+    ) -> Tensor:
+        """f0 [B, points] Hz: the one given (cut or extended by silence), else what the prosody stream says."""
+        if f0 is None:
+            if len(self.codebook_sizes) <= PROSODY_STREAM:
+                raise UserError("pitch_missing", "These tokens carry no pitch stream; the decoder needs an f0 contour.")
+            # Padding tokens must not bend the last interpolated points: unvoiced ones are bridged from the left.
+            prosody = codes[:, :, PROSODY_STREAM] * length_mask(lengths, codes.shape[1])
+            f0 = decode_prosody(prosody, median_hz, points, self.codebook_sizes[PROSODY_STREAM])
+        f0 = nn.functional.pad(f0, (0, max(0, points - f0.shape[1])))
+        # A row's last value is held through its padding, as if the row stood alone.
+        last = lengths * self.frames_per_token * self.pitch_per_frame - 1
+        index = torch.arange(points, device=f0.device).minimum(last[:, None])
+        return f0.gather(1, index)
+
+
+def save_vits2(
+    path: Path, model: VITS2, lineage: Lineage, *, include_posterior: bool, dtype: torch.dtype | None = None
+) -> Path:
+    """Write a decoder; without the posterior encoder the file is for inference only."""
+    config = {
+        "vits2": to_dict(model.config),
+        "audio": to_dict(model.audio),
+        "codebook_sizes": list(model.codebook_sizes),
+        "text_vocab": model.text_vocab,
+        "token_rate": model.token_rate,
+    }
+    state = {k: v for k, v in model.state_dict().items() if include_posterior or not k.startswith(POSTERIOR_PREFIX)}
+    return save_weights(path, state, config, lineage, dtype)
+
+
+def load_vits2(path: Path) -> VITS2:
+    """Read a decoder in eval mode, with the posterior encoder if the file holds one.
+
+    Raises:
+        UserError: weights_missing, weights_unreadable, or weights_wrong_stage for another stage's file.
+    """
+    weights = load_weights(path)
+    if "vits2" not in weights.config or "codebook_sizes" not in weights.config:
+        raise UserError(
+            "weights_wrong_stage",
+            "{file} does not hold {stage} weights; choose a file written by its training.",
+            file=str(path),
+            stage="VITS2",
+        )
+    model = VITS2(
+        from_dict(VITS2Config, weights.config["vits2"]),
+        from_dict(AudioConfig, weights.config["audio"]),
+        weights.config["codebook_sizes"],
+        weights.config["text_vocab"],
+        weights.config["token_rate"],
+        posterior=any(name.startswith(POSTERIOR_PREFIX) for name in weights.state),
+    )
+    model.load_state_dict(weights.state)
+    return model.eval()
+
+
+def _draw(counts: Sequence[int], channels: int, generators: Generators, device: torch.device) -> Tensor:
+    """Unit noise [B, channels, longest], drawn row by row on the CPU: the same on every device and in every batch."""
+    noise = torch.zeros(len(counts), channels, max(counts))
+    for row, count in enumerate(counts):
+        generator = generators if generators is None or isinstance(generators, torch.Generator) else generators[row]
+        noise[row, :, :count] = torch.randn(channels, count, generator=generator)
+    return noise.to(device)
+
+
+def _retime(x: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+    """Stretch each row's first `lengths` frames to `wanted` frames by straight lines. [B, C, T] -> [B, C, max]."""
+    steps = torch.arange(int(wanted.max()), device=x.device)
+    place = (steps[None] + 0.5) * (lengths / wanted)[:, None] - 0.5
+    place = place.clamp_min(0.0).minimum((lengths - 1)[:, None].to(place.dtype))
+    left = place.floor().long()
+    right = (left + 1).minimum((lengths - 1)[:, None])
+    share = (place - left)[:, None].to(x.dtype)
+    index = [i[:, None].expand(-1, x.shape[1], -1) for i in (left, right)]
+    return torch.lerp(x.gather(2, index[0]), x.gather(2, index[1]), share)
+
+
+def _retime_f0(f0: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+    """`_retime` for pitch: voiced stays voiced and no glide leads into silence. [B, N] Hz."""
+    voiced = _retime((f0 > 0).to(f0.dtype)[:, None], lengths, wanted)[:, 0] > 0.5
+    return torch.where(voiced, _retime(fill_unvoiced(f0)[:, None], lengths, wanted)[:, 0], 0.0)

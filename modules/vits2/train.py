@@ -1,0 +1,237 @@
+"""Training stage of the decoder: reconstruction from posterior and prior, later with discriminators.
+
+Shapes: B batch, S samples.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modules.audio.pitch import track_f0
+from modules.checkpoint import Lineage, load_weights, save_weights
+from modules.config import field, to_dict
+from modules.speech.prosody import decode_prosody
+from modules.vits2.dataset import DecoderBatch
+from modules.vits2.discriminators import Discriminators
+from modules.vits2.losses import MelDistance, discriminator_loss, feature_matching_loss, generator_loss
+from modules.vits2.model import PROSODY_STREAM, VITS2, Decoded, save_vits2
+
+WEIGHTS_NAME = "vits2.safetensors"
+DISCRIMINATORS_NAME = "vits2_discriminators.safetensors"
+
+
+@dataclass(frozen=True)
+class VITS2TrainConfig:
+    """How the decoder is trained."""
+
+    learning_rate: float = field(1e-3, "peak rate of the decoder", 1e-7, 1e-1)
+    discriminator_rate: float = field(4e-4, "peak rate of the discriminators", 1e-7, 1e-1)
+    adversarial_from: int = field(-1, "step at which the discriminators join; -1 = never", -1, 10**9)
+    mel_weight: float = field(1.0, "weight of the multi-resolution mel distance", 0, 1000)
+    kl_weight: float = field(0.2, "weight of the KL, nats per latent value", 0, 1000)
+    kl_ramp_steps: int = field(500, "steps over which the KL's weight grows from 0", 0, 10**9)
+    adversarial_weight: float = field(0.1, "weight of the adversarial loss", 0, 1000)
+    feature_weight: float = field(0.3, "weight of feature matching", 0, 1000)
+    posterior_share: float = field(0.5, "share of a batch that is decoded from the posterior", 0, 1)
+    energy_distance: bool = field(True, "compare two sounds of differing noise (istft head only)")
+    coded_pitch_share: float = field(0.5, "share of prior items that get their pitch from the tokens, as in use", 0, 1)
+    segment_seconds: float = field(0.64, "length of the pieces that the discriminators hear", 0.1, 10)
+    period_width: int = field(8, "first width of the period discriminators", 1, 128)
+    spectrum_width: int = field(8, "first width of the spectral discriminators", 1, 128)
+
+
+class VITS2Stage:
+    """What the loop trains (see `modules.training.loop.Stage`).
+
+    Args:
+        model: decoder with its posterior encoder.
+        config: weights and rates.
+        validation: batches of held-out clips.
+        preset: name for the lineage.
+        include_posterior: save the posterior encoder too (needed to go on training from the file).
+        parent_hash: hash of the weights that training started from.
+    """
+
+    averaged = ("vits2",)
+
+    def __init__(
+        self,
+        model: VITS2,
+        config: VITS2TrainConfig,
+        validation: list[DecoderBatch],
+        preset: str,
+        *,
+        include_posterior: bool = True,
+        parent_hash: str = "",
+    ):
+        self.model, self.config, self.validation = model, config, validation
+        self.preset, self.include_posterior, self.parent_hash = preset, include_posterior, parent_hash
+        self.distance = MelDistance(model.audio.sample_rate)
+        self.modules: dict[str, nn.Module] = {"vits2": model}
+        self.optimizers: dict[str, Any] = {"generator": _adamw(model, config.learning_rate)}
+        self.discriminators: Discriminators | None = None
+        if config.adversarial_from >= 0:
+            self.discriminators = Discriminators(config.period_width, config.spectrum_width)
+            self.modules["discriminators"] = self.discriminators
+            self.optimizers["discriminator"] = _adamw(self.discriminators, config.discriminator_rate)
+        self.weights = {
+            "mel": config.mel_weight,
+            "kl": config.kl_weight,
+            "adversarial": config.adversarial_weight,
+            "features": config.feature_weight,
+        }
+        self._adversarial = False
+        self._decoded: dict[int, tuple[Decoded, Tensor, Tensor, Tensor]] = {}
+
+    def phases(self, step: int) -> tuple[str, ...]:
+        """The discriminators come first, and judge the very sound that the generator's phase then improves."""
+        self._adversarial = self.discriminators is not None and step >= self.config.adversarial_from
+        self._decoded.clear()
+        # At full weight from the start the posterior would give up before the generator has learned to use z.
+        self.weights["kl"] = self.config.kl_weight * min(1.0, (step + 1) / max(1, self.config.kl_ramp_steps))
+        return ("discriminator", "generator") if self._adversarial else ("generator",)
+
+    def losses(self, phase: str, batch: DecoderBatch) -> dict[str, Tensor]:
+        """Named losses of a batch in one of the phases."""
+        if phase == "discriminator":
+            with torch.enable_grad():
+                self._decoded[id(batch)] = self._decode(batch)
+            _, _, real, fake = self._decoded[id(batch)]
+            self.discriminators.requires_grad_(True)
+            real_scores, _ = self.discriminators(real)
+            fake_scores, _ = self.discriminators(fake.detach())
+            return {"discriminator": discriminator_loss(real_scores, fake_scores)}
+        decoded, from_posterior, real, fake = self._decoded.pop(id(batch), None) or self._decode(batch)
+        second = decoded.second
+        distance = self.distance.to(decoded.wav.device)(decoded.wav, batch.wav, decoded.mask, second)
+        losses = {"mel": distance.mean(), "kl": decoded.kl}
+        for name, chosen in (("_mel_posterior", from_posterior), ("_mel_prior", ~from_posterior)):
+            if chosen.any():
+                losses[name] = distance[chosen].mean()
+        if self._adversarial:
+            losses |= self._adversarial_losses(real, fake)
+        return losses
+
+    def _adversarial_losses(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        # Their own gradients are not wanted here, and not computing them saves a third of this phase.
+        self.discriminators.requires_grad_(False)
+        with torch.no_grad():
+            _, real_features = self.discriminators(real)
+        fake_scores, fake_features = self.discriminators(fake)
+        return {
+            "adversarial": generator_loss(fake_scores),
+            "features": feature_matching_loss(real_features, fake_features),
+        }
+
+    def _decode(self, batch: DecoderBatch) -> tuple[Decoded, Tensor, Tensor, Tensor]:
+        """Decoded batch, which items came from the posterior, and pieces of real and decoded sound."""
+        count, device = batch.wav.shape[0], batch.wav.device
+        posterior_items = round(self.config.posterior_share * count)
+        from_posterior = torch.randperm(count, device=device) < posterior_items
+        decoded = self.model.decode_for_training(
+            batch.wav,
+            batch.frames,
+            batch.codes,
+            self._pitch(batch, from_posterior),
+            batch.text_ids,
+            batch.text_lengths,
+            self.model.style_of(batch.style_wav, batch.style_samples),
+            from_posterior,
+            0.2 + 0.8 * torch.rand(count, device=device),
+            two_sounds=self.config.energy_distance and self.model.config.head == "istft",
+        )
+        real, fake = self._pieces(batch, decoded)
+        return decoded, from_posterior, real, fake
+
+    def _pitch(self, batch: DecoderBatch, from_posterior: Tensor) -> Tensor:
+        """Measured pitch; some prior items hear the pitch of their tokens, which is all there is in use."""
+        if batch.codes.shape[2] <= PROSODY_STREAM or self.config.coded_pitch_share == 0:
+            return batch.f0
+        coded = decode_prosody(
+            batch.codes[:, :, PROSODY_STREAM],
+            batch.median_f0_hz,
+            batch.f0.shape[1],
+            self.model.codebook_sizes[PROSODY_STREAM],
+        )
+        lot = torch.rand(batch.f0.shape[0], device=batch.f0.device) < self.config.coded_pitch_share
+        return torch.where((lot & ~from_posterior & (batch.median_f0_hz > 0))[:, None], coded, batch.f0)
+
+    def _pieces(self, batch: DecoderBatch, decoded: Decoded) -> tuple[Tensor, Tensor]:
+        """The same random piece of each real and decoded sound, [B, segment] each; empty without discriminators."""
+        if not self._adversarial:
+            return batch.wav[:, :0], decoded.wav[:, :0]
+        samples = batch.wav.shape[1]
+        segment = min(round(self.config.segment_seconds * self.model.audio.sample_rate), samples)
+        spare = (batch.frames * self.model.audio.hop_length - segment).clamp_min(0)
+        start = (torch.rand(spare.shape, device=spare.device) * (spare + 1)).long()
+        index = start[:, None] + torch.arange(segment, device=spare.device)
+        return (batch.wav * decoded.mask).gather(1, index), decoded.wav.gather(1, index)
+
+    def validate(self) -> dict[str, float]:
+        """Mel distance from posterior and prior, and how well the prior's sound keeps the pitch it was given."""
+        totals: dict[str, list[float]] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for batch in self.validation:
+                for name, value in self._measure(batch.to(next(self.model.parameters()).device)).items():
+                    totals.setdefault(name, []).append(value)
+        return {name: sum(values) / len(values) for name, values in totals.items()}
+
+    def _measure(self, batch: DecoderBatch) -> dict[str, float]:
+        style = self.model.style_of(batch.style_wav, batch.style_samples)
+        found: dict[str, float] = {}
+        count = batch.wav.shape[0]
+        for name in ("posterior", "prior"):
+            decoded = self.model.decode_for_training(
+                batch.wav, batch.frames, batch.codes, batch.f0, batch.text_ids, batch.text_lengths, style,
+                torch.full((count,), name == "posterior", device=batch.wav.device),
+                torch.full((count,), 0.35, device=batch.wav.device),
+            )  # fmt: skip
+            distance = self.distance.to(batch.wav.device)(decoded.wav, batch.wav, decoded.mask)
+            found[f"mel_{name}"] = float(distance.mean())
+            found["kl"] = float(decoded.kl)
+        heard = track_f0(decoded.wav.float(), self.model.audio.sample_rate)[:, : batch.f0.shape[1]]
+        both = (heard > 0) & (batch.f0 > 0)
+        if both.any():
+            found["pitch_error_semitones"] = float((12 * (heard[both] / batch.f0[both]).log2().abs()).median())
+        return found
+
+    def save_weights(self, folder: Path, step: int, epoch: int) -> list[Path]:
+        """The decoder, and the discriminators in a file of their own."""
+        lineage = Lineage(self.preset, "vits2", step, epoch, self.parent_hash)
+        path = folder / WEIGHTS_NAME
+        save_vits2(path, self.model, lineage, include_posterior=self.include_posterior)
+        if self.discriminators is None:
+            return [path]
+        other = folder / DISCRIMINATORS_NAME
+        save_weights(other, self.discriminators.state_dict(), {"train": to_dict(self.config)}, lineage)
+        return [path, other]
+
+    def load_discriminators(self, path: Path) -> None:
+        """Start the discriminators from a file of an earlier run."""
+        if self.discriminators is not None:
+            self.discriminators.load_state_dict(load_weights(path).state)
+
+
+def warm_start(model: VITS2, weights_path: Path) -> tuple[list[str], list[str]]:
+    """Copy what fits by name and shape from a decoder's file.
+
+    Returns:
+        Names of the parameters that the file lacks, and of those whose shape differs; both kept as they were.
+    """
+    given, own = load_weights(weights_path).state, model.state_dict()
+    missing = sorted(set(own) - set(given))
+    differing = sorted(name for name in set(own) & set(given) if own[name].shape != given[name].shape)
+    model.load_state_dict({n: t for n, t in given.items() if n in own and n not in differing}, strict=False)
+    return missing, differing
+
+
+def _adamw(module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW without decay on vectors; tables and matrices decay."""
+    matrices = [p for p in module.parameters() if p.ndim > 1]
+    vectors = [p for p in module.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.8, 0.99), fused=True)
