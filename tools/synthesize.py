@@ -1,0 +1,248 @@
+"""Speak a text in the voice of one or several recordings.
+
+python -m tools.synthesize --reference A.wav --text "Hello there." --output out.wav
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.errors import UserError
+from modules.paths import PRETRAINED_MODELS
+from modules.text.sentences import CUTS, split_text
+
+if TYPE_CHECKING:
+    from modules.inference.options import Segment, SpeakOptions
+    from modules.inference.synthesizer import Synthesizer
+    from modules.inference.voice import Voice
+
+EXIT_USER_ERROR = 2
+EXIT_STOPPED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Flags of the command."""
+    parser = argparse.ArgumentParser(prog="python -m tools.synthesize", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--reference",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="recording of the voice; repeat to blend voices",
+    )
+    parser.add_argument(
+        "--weight", action="append", type=float, metavar="X", help="weight of each reference, in order; default equal"
+    )
+    parser.add_argument(
+        "--reference-text",
+        action="append",
+        metavar="TEXT",
+        help="what is said in each reference, in order; '' if unknown",
+    )
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("--text", help="text to speak, any language or mixture")
+    text.add_argument("--text-file", type=Path, metavar="FILE", help="UTF-8 file with the text")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE.wav", help="16-bit wav; its settings go beside it as .json"
+    )
+    parser.add_argument(
+        "--preset", default="nano", help="name of the model folder in pretrained_models/ (default nano)"
+    )
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="another model folder")
+    parser.add_argument("--gpt", type=Path, metavar="FILE", help="own weights of the language model (GPT_weights/...)")
+    parser.add_argument("--vits2", type=Path, metavar="FILE", help="own weights of the decoder (SoVITS_weights/...)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default auto)")
+    parser.add_argument("--seed", type=int, help="same seed, same sound; default drawn and reported")
+    parser.add_argument("--cut", default="auto", choices=CUTS, help="how the text is cut (default auto)")
+    parser.add_argument("--speed", type=float, default=1.0, help="0.6 to 1.65; the pitch stays")
+    parser.add_argument("--pause", type=float, default=0.3, metavar="SECONDS", help="pause between sentences")
+    parser.add_argument("--top-k", type=int, default=15)
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--repetition-penalty", type=float, default=1.35)
+    parser.add_argument("--noise-scale", type=float, default=0.35, help="how much the decoder varies")
+    parser.add_argument(
+        "--no-fuse-gpt", action="store_true", help="prompt the language model with the heaviest reference alone"
+    )
+    parser.add_argument(
+        "--no-fuse-decoder", action="store_true", help="take the timbre of the heaviest reference alone"
+    )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of words")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 2 for a mistake in the input, 130 when interrupted."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return run(arguments)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return EXIT_STOPPED
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load, speak, write the wav and its sidecar, report."""
+    text = _text(arguments)
+    split_text(text, arguments.cut)  # refuses text that cannot be spoken before anything is loaded
+    weights, texts = _per_reference(arguments)
+    output = _checked_output(arguments.output)
+    # Heavy imports after the cheap checks, so that a typo is told at once and Ctrl-C is clean from the start.
+    from modules.audio.io import write
+    from modules.checkpoint import write_atomic
+    from modules.inference.synthesizer import Synthesizer
+    from modules.inference.voice import Voice, load_reference
+
+    options = _options(arguments)
+    folder = arguments.model or PRETRAINED_MODELS / arguments.preset
+    synthesizer = Synthesizer.load(folder, device=arguments.device, gpt=arguments.gpt, vits2=arguments.vits2)
+    audio = synthesizer.preset.audio
+    references = [
+        load_reference(path, said, weight, audio)
+        for path, said, weight in zip(arguments.reference, texts, weights, strict=True)
+    ]
+    voice = Voice(tuple(references))
+    _say(arguments, *(f"{reference.name}: {note}" for reference in references for note in reference.notes))
+    segments, times, interrupted = _speak(arguments, synthesizer, voice, text, options)
+    wav = synthesizer.join(segments, options.pause_seconds)
+    report = _report(synthesizer, segments, len(wav) / synthesizer.sample_rate, times)
+    write(output, wav, synthesizer.sample_rate)
+    sidecar = {
+        "text": text,
+        "references": [
+            {"file": str(Path(file).resolve()), "text": said, "weight": weight, "content_hash": reference.content_hash}
+            for file, said, weight, reference in zip(arguments.reference, texts, weights, references, strict=True)
+        ],
+        "options": {**dataclasses.asdict(options), "seed": synthesizer.used_seed},
+        "model": {"folder": str(folder), "preset": synthesizer.preset.name, "hashes": synthesizer.hashes},
+        "complete": not interrupted,
+        **report,
+    }
+    write_atomic(output.with_suffix(".json"), json.dumps(sidecar, ensure_ascii=False, indent=2).encode("utf-8"))
+    if arguments.json:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        print(f"{output}: {report['seconds']:.1f} s of speech in {times[1]:.1f} s, seed {synthesizer.used_seed}")
+    if interrupted:
+        print("stopped; the finished sentences were written", file=sys.stderr)
+    return EXIT_STOPPED if interrupted else 0
+
+
+def _options(arguments: argparse.Namespace) -> "SpeakOptions":
+    from modules.inference.options import SpeakOptions
+
+    return SpeakOptions(
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        temperature=arguments.temperature,
+        repetition_penalty=arguments.repetition_penalty,
+        speed=arguments.speed,
+        pause_seconds=arguments.pause,
+        cut=arguments.cut,
+        seed=arguments.seed,
+        fuse_gpt=not arguments.no_fuse_gpt,
+        fuse_decoder=not arguments.no_fuse_decoder,
+        noise_scale=arguments.noise_scale,
+    )
+
+
+def _speak(
+    arguments: argparse.Namespace, synthesizer: "Synthesizer", voice: "Voice", text: str, options: "SpeakOptions"
+) -> tuple[list["Segment"], tuple[float, float], bool]:
+    """Segments, seconds until the first and until the last of them, and whether Ctrl-C ended it.
+
+    Raises:
+        KeyboardInterrupt: before the first sentence was finished.
+    """
+    start = time.perf_counter()
+    segments, first, interrupted = [], 0.0, False
+    try:
+        for segment in synthesizer.speak(voice, text, options):
+            first = first or time.perf_counter() - start
+            segments.append(segment)
+            if not arguments.json:
+                place = f"{segment.index + 1}/{segment.total}"
+                print(f"{place}  {segment.seconds:5.2f} s  {segment.stopped_by:5}  {segment.text}")
+    except KeyboardInterrupt:
+        interrupted = True
+        if not segments:
+            raise
+    return segments, (first, time.perf_counter() - start), interrupted
+
+
+def _report(
+    synthesizer: "Synthesizer", segments: list["Segment"], seconds: float, times: tuple[float, float]
+) -> dict[str, Any]:
+    return {
+        "seconds": round(seconds, 3),
+        "rtf": round(times[1] / max(seconds, 1e-3), 4),
+        "first_sound_seconds": round(times[0], 3),
+        "sample_rate": synthesizer.sample_rate,
+        "seed": synthesizer.used_seed,
+        "sentences": [{"text": s.text, "seconds": round(s.seconds, 3), "stopped_by": s.stopped_by} for s in segments],
+    }
+
+
+def _say(arguments: argparse.Namespace, *lines: str) -> None:
+    """Remarks for people, kept out of the machine's line."""
+    for line in lines:
+        if not arguments.json:
+            print(line, file=sys.stderr)
+
+
+def _text(arguments: argparse.Namespace) -> str:
+    if arguments.text is not None:
+        return arguments.text
+    try:
+        return arguments.text_file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as cause:
+        raise UserError(
+            "text_file_not_utf8", "{file} is not UTF-8 text; save it as UTF-8.", file=str(arguments.text_file)
+        ) from cause
+    except OSError as cause:
+        raise UserError(
+            "text_file_missing", "The text file {file} cannot be read; check the path.", file=str(arguments.text_file)
+        ) from cause
+
+
+def _per_reference(arguments: argparse.Namespace) -> tuple[list[float], list[str | None]]:
+    """Weights and transcripts, one for each reference."""
+    count = len(arguments.reference)
+    weights = arguments.weight or [1.0] * count
+    texts: list[str | None] = list(arguments.reference_text or [None] * count)
+    for flag, given in (("--weight", len(weights)), ("--reference-text", len(texts))):
+        if given != count:
+            raise UserError(
+                "count_differs",
+                "{flag} was given {given} times for {count} references; give it once for each, in the same order.",
+                flag=flag,
+                given=given,
+                count=count,
+            )
+    return weights, texts
+
+
+def _checked_output(path: Path) -> Path:
+    """The output path with its folder made. Found out now, not after minutes of work."""
+    if path.suffix.lower() != ".wav":
+        raise UserError("output_not_wav", "The output {file} must end in .wav; rename it.", file=str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = not path.is_dir()
+    except OSError:
+        writable = False
+    if not writable:
+        raise UserError("output_unwritable", "{file} cannot be written; choose another place.", file=str(path))
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
