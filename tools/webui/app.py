@@ -1,0 +1,81 @@
+"""The page: a head, the tabs, and how it is served."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import gradio as gr
+
+from tools.webui.inference_tab import build_inference_tab
+from tools.webui.messages import guarded
+from tools.webui.services import Services
+from tools.webui.theme import CSS, theme
+
+TEMPORARY_FILES_SECONDS = (3600, 24 * 3600)
+"""How often temporary copies of audio are looked through, and the age at which they go."""
+
+Tab = Callable[[gr.Blocks, Services, gr.I18n], object]
+
+
+def build_app(services: Services, tabs: Sequence[tuple[str, Tab]] = ()) -> gr.Blocks:
+    """The page with the inference tab and further ones.
+
+    Args:
+        services: shared by all tabs.
+        tabs: pairs of the key of the tab's name and a builder called inside the tab.
+    """
+    i18n = services.messages.frontend()
+    with gr.Blocks(title="GPT-SoVITS2", delete_cache=TEMPORARY_FILES_SECONDS, analytics_enabled=False) as app:
+        gr.Markdown(i18n("page.head"), elem_classes="page-head")
+        device = gr.Markdown(i18n("page.device_unknown"), elem_classes="quiet", elem_id="device")
+        with gr.Tabs():
+            with gr.Tab(i18n("tab.inference"), id="inference"):
+                build_inference_tab(app, services, i18n)
+            for name, build in tabs:
+                with gr.Tab(i18n(name), id=name):
+                    build(app, services, i18n)
+        gr.Markdown(i18n("page.consent"), elem_classes="quiet", elem_id="consent")
+
+        @guarded(services.messages, services.log_file)
+        def show_device(request: gr.Request) -> str:
+            """Looked up after the page is there, because it imports torch."""
+            say = services.messages.for_request(request)
+            return say("page.device", device=services.engine.device_name())
+
+        app.load(show_device, None, device, show_progress="hidden", api_visibility="private", concurrency_limit=None)
+    return app
+
+
+def launch(
+    app: gr.Blocks,
+    services: Services,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = 9874,
+    auth: tuple[str, str] | None = None,
+    open_browser: bool = False,
+    block: bool = True,
+) -> str:
+    """Serve the page; returns its address (at once when `block` is False).
+
+    Raises:
+        OSError: the port is taken.
+    """
+    services.output.mkdir(parents=True, exist_ok=True)
+    app.queue(max_size=32)
+    _, address, _ = app.launch(
+        server_name=host,
+        server_port=port,
+        auth=auth,
+        inbrowser=open_browser,
+        prevent_thread_lock=not block,
+        quiet=True,
+        share=False,
+        ssr_mode=False,
+        run_history=False,
+        footer_links=["api", "settings"],
+        allowed_paths=[str(services.output), str(Path(services.examples).resolve())],
+        i18n=services.messages.frontend(),
+        theme=theme(),
+        css=CSS,
+    )
+    return address

@@ -1,0 +1,102 @@
+"""Earlier outputs: listed from the sidecar files, played, and used again."""
+
+from typing import Any
+
+import gradio as gr
+
+from tools.webui.form import Form
+from tools.webui.history import Entry, form_values, list_entries
+from tools.webui.messages import guarded
+from tools.webui.references_panel import ReferenceRows
+from tools.webui.services import Services
+from tools.webui.settings import REMEMBERED, usable_settings
+from tools.webui.speaking import REFERENCE_NAMES, REFERENCES
+
+SHOWN = 50
+
+
+def build_history_panel(form: Form, services: Services, i18n: gr.I18n, rows: ReferenceRows) -> None:
+    """A table of the newest outputs; a click plays one, a button puts its settings back."""
+    with gr.Accordion(i18n("history.heading"), open=False, elem_id="history-accordion") as accordion:
+        hint = gr.Markdown(i18n("history.empty"), elem_classes="quiet", elem_id="history-hint")
+        table = form.add(
+            "history",
+            gr.Dataframe(
+                headers=["", "", "", ""],
+                datatype=["str", "str", "number", "str"],
+                column_count=4,
+                column_widths=["24%", "44%", "12%", "20%"],
+                type="array",
+                interactive=False,
+                show_label=False,
+                wrap=True,
+                buttons=[],
+                max_height=300,
+                visible=False,
+                elem_id="history",
+            ),
+        )
+        player = gr.Audio(
+            type="filepath",
+            interactive=False,
+            label=i18n("history.player"),
+            buttons=["download"],
+            visible=False,
+            elem_id="history-player",
+        )
+        with gr.Row():
+            reload = gr.Button(i18n("history.reload"), size="sm", visible=False, elem_id="history-reload")
+            refresh = gr.Button(i18n("history.refresh"), size="sm", elem_id="history-refresh")
+    listed: gr.State = gr.State([])
+    chosen = gr.State(None)
+
+    def refresh_history(request: gr.Request) -> dict:
+        """Read the folder again."""
+        say = services.messages.for_request(request)
+        headers = [
+            say("history.column_time"),
+            say("history.column_text"),
+            say("history.column_seconds"),
+            say("history.column_seed"),
+        ]
+        entries = list_entries(services.output, SHOWN)
+        return {
+            listed: entries,
+            table: gr.update(value={"headers": headers, "data": [e.row() for e in entries]}, visible=bool(entries)),
+            hint: gr.update(value=i18n("history.pick") if entries else i18n("history.empty")),
+        }
+
+    @guarded(services.messages, services.log_file)
+    def choose(entries: list[Entry], event: gr.SelectData) -> dict:
+        """Play the row that was clicked."""
+        row = event.index[0]
+        if row >= len(entries):
+            return {chosen: None}
+        entry = entries[row]
+        return {
+            chosen: entry,
+            player: gr.update(value=str(entry.audio), visible=True),
+            reload: gr.update(visible=True),
+        }
+
+    targets = [*REMEMBERED, *REFERENCE_NAMES]
+
+    @guarded(services.messages, services.log_file)
+    def reload_settings(entry: Entry | None, request: gr.Request) -> dict:
+        """Put text, options, weights and the references that still exist back into the form."""
+        if entry is None:
+            return {}
+        values = form_values(entry.settings, REFERENCES)
+        fitting = {**usable_settings(form, values), **{name: values[name] for name in REFERENCE_NAMES}}
+        used = sum(values[f"reference_{i}_audio"] is not None for i in range(1, REFERENCES + 1))
+        gr.Info(services.messages.for_request(request)("message.settings_reloaded"))
+        return {**form.updates(fitting), **rows.show(used)}
+
+    outputs = [listed, table, hint]
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    refresh.click(refresh_history, None, outputs, **quiet)
+    accordion.expand(refresh_history, None, outputs, **quiet)
+    table.select(choose, listed, [chosen, player, reload], **quiet)
+    # Queued, because a toast of an unqueued event never reaches the page.
+    told = {**quiet, "queue": True, "concurrency_limit": None}
+    reload.click(reload_settings, chosen, [*(form[name] for name in targets), *rows.outputs], **told)

@@ -1,0 +1,133 @@
+"""The controls of how the text is spoken and with which weights."""
+
+import gradio as gr
+
+from tools.webui.form import Form
+from tools.webui.messages import guarded
+from tools.webui.services import Services
+from tools.webui.weights import BUILT_IN
+
+
+def build_pace_controls(form: Form, i18n: gr.I18n) -> None:
+    """What is changed most often: speed and the way of cutting."""
+    with gr.Row():
+        form.add(
+            "speed", gr.Slider(0.6, 1.65, 1.0, step=0.05, label=i18n("options.speed"), min_width=160, elem_id="speed")
+        )
+        form.add(
+            "cut",
+            gr.Dropdown(
+                [
+                    (i18n("options.cut.auto"), "auto"),
+                    (i18n("options.cut.cut0"), "cut0"),
+                    (i18n("options.cut.cut1"), "cut1"),
+                    (i18n("options.cut.cut2"), "cut2"),
+                    (i18n("options.cut.cut3"), "cut3"),
+                    (i18n("options.cut.cut4"), "cut4"),
+                    (i18n("options.cut.cut5"), "cut5"),
+                ],
+                value="auto",
+                label=i18n("options.cut"),
+                filterable=False,
+                min_width=200,
+                elem_id="cut",
+            ),
+        )
+
+
+def build_options_panel(form: Form, services: Services, i18n: gr.I18n) -> None:
+    """Sampling, fusion, freeze and weights, in two closed accordions."""
+    with gr.Accordion(i18n("options.advanced"), open=False, elem_id="advanced"):
+        _build_sampling(form, i18n)
+        _build_switches(form, i18n)
+    with gr.Accordion(i18n("options.model"), open=False, elem_id="model"):
+        _build_model(form, services, i18n)
+
+
+def _build_sampling(form: Form, i18n: gr.I18n) -> None:
+    with gr.Row():
+        form.add(
+            "seed", gr.Number(0, label=i18n("options.seed"), precision=0, minimum=0, maximum=2**31 - 1, elem_id="seed")
+        )
+        form.add(
+            "random_seed",
+            gr.Checkbox(
+                True, label=i18n("options.random_seed"), info=i18n("options.random_seed_hint"), elem_id="random-seed"
+            ),
+        )
+    sliders = (
+        ("pause_seconds", 0.0, 1.0, 0.3, 0.01, i18n("options.pause_seconds")),
+        ("top_k", 1, 100, 15, 1, i18n("options.top_k")),
+        ("top_p", 0.0, 1.0, 1.0, 0.05, i18n("options.top_p")),
+        ("temperature", 0.0, 1.0, 1.0, 0.05, i18n("options.temperature")),
+        ("repetition_penalty", 1.0, 2.0, 1.35, 0.05, i18n("options.repetition_penalty")),
+        ("noise_scale", 0.0, 1.0, 0.35, 0.05, i18n("options.noise_scale")),
+    )
+    with gr.Row():
+        for name, low, high, value, step, label in sliders:
+            form.add(
+                name, gr.Slider(low, high, value, step=step, label=label, min_width=200, elem_id=name.replace("_", "-"))
+            )
+
+
+def _build_switches(form: Form, i18n: gr.I18n) -> None:
+    with gr.Row():
+        form.add(
+            "fuse_gpt",
+            gr.Checkbox(True, label=i18n("options.fuse_gpt"), info=i18n("options.fuse_gpt_hint"), elem_id="fuse-gpt"),
+        )
+        form.add(
+            "fuse_decoder",
+            gr.Checkbox(
+                True, label=i18n("options.fuse_decoder"), info=i18n("options.fuse_decoder_hint"), elem_id="fuse-decoder"
+            ),
+        )
+    form.add(
+        "freeze", gr.Checkbox(False, label=i18n("options.freeze"), info=i18n("options.freeze_hint"), elem_id="freeze")
+    )
+
+
+def _build_model(form: Form, services: Services, i18n: gr.I18n) -> None:
+    weights = services.weights
+    preset = form.add(
+        "preset",
+        gr.Dropdown(weights.preset_names(), value="nano", label=i18n("options.preset"), elem_id="preset"),
+    )
+    gpt = form.add(
+        "gpt_weights",
+        gr.Dropdown(
+            _choices(weights.gpt_names(), i18n), value=BUILT_IN, label=i18n("options.gpt"), elem_id="gpt-weights"
+        ),
+    )
+    vits2 = form.add(
+        "vits2_weights",
+        gr.Dropdown(
+            _choices(weights.vits2_names(), i18n), value=BUILT_IN, label=i18n("options.vits2"), elem_id="vits2-weights"
+        ),
+    )
+    refresh = gr.Button(i18n("options.refresh"), size="sm", elem_id="refresh-weights")
+    remark = gr.Markdown("", visible=False, elem_classes="warned", elem_id="preset-remark")
+
+    @guarded(services.messages, services.log_file)
+    def refresh_lists(gpt_name: str | None, vits2_name: str | None) -> tuple:
+        """The files that are there now; a choice that is gone falls back to the built-in weights."""
+        gpt_names, vits2_names = weights.gpt_names(), weights.vits2_names()
+        return (
+            gr.update(choices=_choices(gpt_names, i18n), value=gpt_name if gpt_name in gpt_names else BUILT_IN),
+            gr.update(choices=_choices(vits2_names, i18n), value=vits2_name if vits2_name in vits2_names else BUILT_IN),
+        )
+
+    @guarded(services.messages, services.log_file)
+    def explain_preset(name: str, request: gr.Request) -> dict:
+        """Say at once what a preset without weights needs."""
+        if weights.is_installed(name):
+            return gr.update(value="", visible=False)
+        say = services.messages.for_request(request)
+        return gr.update(value=say("options.preset_missing", preset=name, folder=weights.models / name), visible=True)
+
+    refresh.click(refresh_lists, [gpt, vits2], [gpt, vits2], queue=False, api_visibility="private")
+    preset.change(explain_preset, preset, remark, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def _choices(names: list[str], i18n: gr.I18n) -> list[tuple]:
+    return [(i18n("options.built_in"), BUILT_IN), *((name, name) for name in names)]

@@ -1,0 +1,125 @@
+"""What the tabs share: folders, messages, the loaded model and the stop flags. Made once by `webui.py`."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modules import paths
+from tools.webui.messages import Messages
+from tools.webui.weights import ModelChoice, WeightFolders
+
+if TYPE_CHECKING:
+    from modules.inference.synthesizer import Synthesizer
+
+
+class Engine:
+    """Loads synthesizers when they are first needed and keeps the last one.
+
+    Loading imports torch, which takes seconds; the page must answer before that.
+    """
+
+    def __init__(self, weights: WeightFolders, device: str = "auto"):
+        self.weights, self.device = weights, device
+        self._lock = threading.Lock()
+        self._loaded: tuple[tuple, Synthesizer] | None = None
+
+    def is_loaded(self, choice: ModelChoice) -> bool:
+        """Whether the next `synthesizer` call answers at once."""
+        return self._loaded is not None and self._loaded[0] == self._key(choice)
+
+    def synthesizer(self, choice: ModelChoice) -> "Synthesizer":
+        """The synthesizer for a choice; a changed weight file is read again.
+
+        Raises:
+            UserError: the preset or a file is not there or cannot be read.
+        """
+        from modules.inference.synthesizer import Synthesizer
+
+        with self._lock:
+            key = self._key(choice)
+            if self._loaded is None or self._loaded[0] != key:
+                self._loaded = None  # free the old one first: two do not fit on small devices
+                synthesizer = Synthesizer.load(
+                    self.weights.preset_folder(choice.preset),
+                    device=self.device,
+                    gpt=self.weights.gpt_file(choice.gpt),
+                    vits2=self.weights.vits2_file(choice.vits2),
+                )
+                self._loaded = (key, synthesizer)
+            return self._loaded[1]
+
+    def device_name(self) -> str:
+        """The device in words, such as "CPU"."""
+        from modules.runtime import device_label, pick_device
+
+        return device_label(pick_device(self.device))
+
+    def _key(self, choice: ModelChoice) -> tuple:
+        folder = self.weights.preset_folder(choice.preset)
+        files = [
+            self.weights.gpt_file(choice.gpt) or folder / "gpt.safetensors",
+            self.weights.vits2_file(choice.vits2) or folder / "vits2.safetensors",
+        ]
+        return (choice, *(path.stat().st_mtime_ns if path.is_file() else 0 for path in files))
+
+
+class StopFlags:
+    """One stop flag per browser tab, so that Stop reaches only the run that was started there."""
+
+    def __init__(self) -> None:
+        self._flags: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+
+    def arm(self, session: str) -> threading.Event:
+        """A fresh flag for the next run of this tab."""
+        with self._lock:
+            return self._flags.setdefault(session, threading.Event())
+
+    def stop(self, session: str) -> bool:
+        """Ask the tab's run to end; False when none is running or waiting."""
+        with self._lock:
+            flag = self._flags.get(session)
+        if flag is None:
+            return False
+        flag.set()
+        return True
+
+    def done(self, session: str) -> None:
+        """Forget the tab's run, telling what may be left of it to end."""
+        with self._lock:
+            flag = self._flags.pop(session, None)
+        if flag is not None:
+            flag.set()
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that tabs are handed."""
+
+    messages: Messages
+    weights: WeightFolders
+    engine: Engine
+    output: Path
+    examples: Path = paths.EXAMPLES
+    log_file: Path | None = None
+    stops: StopFlags = field(default_factory=StopFlags)
+
+
+def make_services(
+    *,
+    models: Path = paths.PRETRAINED_MODELS,
+    output: Path = paths.OUTPUT,
+    device: str = "auto",
+    language: str | None = None,
+    log_file: Path | None = None,
+) -> Services:
+    """The services for a set of folders; the weight folders of fine-tuned models lie beside the project."""
+    weights = WeightFolders(Path(models), paths.GPT_WEIGHTS, paths.SOVITS_WEIGHTS, paths.PRESETS)
+    return Services(
+        messages=Messages(language=language),
+        weights=weights,
+        engine=Engine(weights, device),
+        output=Path(output).resolve(),
+        log_file=log_file,
+    )

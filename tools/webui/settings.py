@@ -1,0 +1,63 @@
+"""Settings that the browser remembers between visits, checked before they are put back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from tools.webui.form import Form
+from tools.webui.speaking import MODEL_NAMES, OPTION_NAMES
+
+REMEMBERED = ("text", *OPTION_NAMES, "seed", "random_seed", *MODEL_NAMES)
+STORAGE_KEY = "gpt-sovits2.inference"
+STORAGE_SECRET = "settings-of-the-page"
+"""Only keeps the stored value readable after a restart; it protects nothing and hides nothing."""
+
+
+def usable_settings(form: Form, stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The part of stored settings that fits the controls as they are now.
+
+    Unknown names, choices that are gone, wrong types and numbers out of bounds are dropped.
+    """
+    if not isinstance(stored, Mapping):
+        return {}
+    return {name: stored[name] for name in REMEMBERED if name in stored and _fits(form[name], stored[name])}
+
+
+def _fits(component: gr.components.Component, value: Any) -> bool:
+    if isinstance(component, gr.Checkbox):
+        return isinstance(value, bool)
+    if isinstance(component, gr.Slider | gr.Number):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        low, high = component.minimum, component.maximum
+        return (low is None or value >= low) and (high is None or value <= high)
+    if isinstance(component, gr.Dropdown):
+        return any(value == choice for _, choice in component.choices)
+    return isinstance(value, str)
+
+
+def remember(form: Form, app: gr.Blocks) -> None:
+    """Store every change, and put the stored settings back when the page loads."""
+    state = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
+    names = form.only(REMEMBERED)
+
+    def restore(stored: Any) -> dict:
+        values = usable_settings(form, stored)
+        return {component: values.get(name, gr.skip()) for name, component in names.items()}
+
+    app.load(restore, state, list(names.values()), queue=False, show_progress="hidden", api_visibility="private")
+
+    def store(**values: Any) -> dict[str, Any]:
+        return values
+
+    gr.on(
+        [component.change for component in names.values()],
+        store,
+        inputs_kwargs=names,
+        outputs=state,
+        queue=False,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        api_visibility="private",
+    )
