@@ -207,9 +207,7 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
 
 def _check_bounds(spec: dataclasses.Field, value: Any, path: str) -> None:
     low, high = spec.metadata.get("low"), spec.metadata.get("high")
-    if isinstance(value, int | float) and (
-        (low is not None and value < low) or (high is not None and value > high)
-    ):
+    if isinstance(value, int | float) and ((low is not None and value < low) or (high is not None and value > high)):
         raise ConfigError(
             "config_out_of_bounds",
             "{key} is {value}; it must lie between {low} and {high}.",

@@ -1,6 +1,6 @@
 """Turn a corpus store into features: text ids, speech tokens, f0, 32 kHz audio.
 
-    python -m tools.extract --input CORPUS --output FEATURES --models pretrained_models/nano [--no-audio]
+python -m tools.extract --input CORPUS --output FEATURES --models pretrained_models/nano [--no-audio]
 """
 
 import argparse
@@ -43,7 +43,9 @@ def _run(arguments: argparse.Namespace) -> None:
         samples_per_token=speech.samples_per_token,
         hash=file_hash(text_path) + file_hash(speech_path),
     )
-    options = ExtractOptions(keep_audio=not arguments.no_audio, limit=arguments.limit, max_seconds=arguments.max_seconds)
+    options = ExtractOptions(
+        keep_audio=not arguments.no_audio, limit=arguments.limit, max_seconds=arguments.max_seconds
+    )
     started = time.monotonic()
     corpus = FeatureStore(arguments.input)
     with StoreWriter(arguments.output) as writer:

@@ -1,7 +1,7 @@
 """Train a tokenizer: of speech (S3) from labelled corpora, or of text (byte-level BPE) from their sentences.
 
-    python -m tools.train_tokenizer speech --corpus A --corpus B --output logs/s3 --max-minutes 30
-    python -m tools.train_tokenizer text --corpus A --corpus B --output pretrained_models/nano/tokenizer.json
+python -m tools.train_tokenizer speech --corpus A --corpus B --output logs/s3 --max-minutes 30
+python -m tools.train_tokenizer text --corpus A --corpus B --output pretrained_models/nano/tokenizer.json
 """
 
 import argparse
@@ -88,7 +88,12 @@ def train_speech(arguments: argparse.Namespace) -> None:
         precision="auto",
     )
     result = train(
-        stage, loader, config, arguments.output, resume=arguments.resume, device=device,
+        stage,
+        loader,
+        config,
+        arguments.output,
+        resume=arguments.resume,
+        device=device,
         run_config={"tokenizer": to_dict(preset.tokenizer), "labels": list(model.labels)},
     )
     print(f"step {result.step}, stopped by {result.stopped_by}, {json.dumps(result.validation)}")

@@ -33,7 +33,9 @@ class RecognitionBatch:
 
     def to(self, device: torch.device) -> "RecognitionBatch":
         """The same batch on a device."""
-        return RecognitionBatch(*(t.to(device) for t in (self.wav, self.lengths, self.labels, self.label_lengths, self.frames)))
+        return RecognitionBatch(
+            *(t.to(device) for t in (self.wav, self.lengths, self.labels, self.label_lengths, self.frames))
+        )
 
 
 class RecognitionDataset:
@@ -90,7 +92,7 @@ class RecognitionDataset:
         frames = np.full(len(wav) * LABEL_RATE_HZ // self.sample_rate + 1, IGNORE, dtype=np.int64)
         if len(ends) == len(labels):
             frames[:] = 0
-            start = 0
+            start = 0.0
             for label, end in zip(labels, ends * LABEL_RATE_HZ / rate, strict=True):
                 frames[round(start) : round(end)] = label
                 start = end

@@ -71,7 +71,9 @@ class SemanticTokenizer(nn.Module):
         longest = int(tokens.max()) * self.samples_per_token
         with torch.autocast(wav.device.type, enabled=False):
             mel = self.mel(_same_level(wav[:, :longest].float(), tokens * self.samples_per_token))
-        mask = _mask(tokens, longest // self.samples_per_token).repeat_interleave(MEL_RATE_HZ // self.config.frame_rate, 1)
+        mask = _mask(tokens, longest // self.samples_per_token).repeat_interleave(
+            MEL_RATE_HZ // self.config.frame_rate, 1
+        )
         return normalise_mel(mel, mask), tokens
 
     def hidden(self, mel: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

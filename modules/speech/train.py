@@ -23,7 +23,7 @@ class TokenizerStage:
     Args:
         model: a tokenizer with a recognition head.
         validation: batches of the dev split, in the order to report them, each with a name.
-        learning_rate: AdamW's rate; Muon's is ten times as large.
+        learning_rate: peak rate of AdamW and Muon.
         preset: name for the lineage.
     """
 
@@ -38,7 +38,7 @@ class TokenizerStage:
     ):
         self.model = model
         self.modules: dict[str, nn.Module] = {"tokenizer": model}
-        self.optimizers: dict[str, Any] = {"recognise": muon_and_adamw([model], learning_rate)}
+        self.optimizers: dict[str, Any] = {"recognise": muon_and_adamw(model, learning_rate)}
         self.validation = validation
         self.preset = preset
 

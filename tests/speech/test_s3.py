@@ -106,9 +106,7 @@ def test_it_learns_two_tones_through_the_bottleneck(quantizer: str) -> None:
     wav = wav + 0.01 * torch.randn(wav.shape, generator=torch.Generator().manual_seed(2))
     wav[:, 6400:] = wav[:, 6400:].flip(0)
     labels = torch.tensor([[1, 2], [2, 1]] * 2)
-    batch = RecognitionBatch(
-        wav, torch.full((4,), 12800), labels, torch.full((4,), 2), labels.repeat_interleave(20, 1)
-    )
+    batch = RecognitionBatch(wav, torch.full((4,), 12800), labels, torch.full((4,), 2), labels.repeat_interleave(20, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     mel, tokens = model.mels(batch.wav, batch.lengths)
     for _ in range(80):

@@ -1,0 +1,178 @@
+"""Whose voice is it? Speaker similarity by Resemblyzer (GE2E, Wan et al. 2018), which saw none of our data.
+
+A speaker is compared by the mean over several outputs, never by one clip.
+
+Shapes: S samples, E embedding size, N speakers.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from modules.evaluation.clips import VoiceTest
+from modules.evaluation.judging import GROUPS, Judge
+from modules.evaluation.packages import need
+from modules.evaluation.results import Finding, Table, percent
+
+SAMPLE_RATE = 16000
+OUTPUTS_PER_SPEAKER = 6
+LINE_UP = 20
+_NOTE = (
+    "Cosine similarity of a speaker's mean embedding to other clips of the same speaker, and to the other speakers'. "
+    "Identified: the right one of a line-up of {line_up} (chance {chance}). Recordings: the reference itself, the "
+    "ceiling. Copy-synthesis: the reference through the decoder's posterior. WORLD copy: through that vocoder."
+)
+
+
+class Embedder:
+    """Speaker embeddings of unit length.
+
+    Raises:
+        UserError: judge_package_missing.
+    """
+
+    def __init__(self) -> None:
+        self._package = need("resemblyzer")
+        self._encoder = self._package.VoiceEncoder("cpu", verbose=False)
+
+    def __call__(self, wav: np.ndarray) -> np.ndarray:
+        """wav float32 [S] at 16 kHz -> [E]."""
+        wav = np.clip(np.nan_to_num(wav), -1, 1)
+        if not np.any(wav):
+            wav = np.full(max(len(wav), SAMPLE_RATE), 1e-6)
+        spoken = self._package.preprocess_wav(wav)
+        # Where its voice detector hears too little, the whole sound is used.
+        return self._encoder.embed_utterance(spoken if len(spoken) > SAMPLE_RATE // 4 else wav)
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How like their speakers some sounds are.
+
+    Args:
+        same, different: mean cosine to the same and to other speakers; different_alike: to others of the same gender.
+        identified: share of speakers picked out of a line-up; nearest_of_all: share whose own is nearest of all.
+    """
+
+    same: float
+    different: float
+    different_alike: float
+    identified: float
+    nearest_of_all: float
+    speakers: int
+
+
+def centroid(embeddings: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean direction of embeddings, [E] of unit length."""
+    mean = np.mean(np.stack(list(embeddings)), axis=0)
+    return mean / max(float(np.linalg.norm(mean)), 1e-9)
+
+
+def identified_share(queries: np.ndarray, gallery: np.ndarray, line_up: int, seed: int = 0, draws: int = 50) -> float:
+    """Share of queries [N, E] whose own gallery entry [N, E] is the most similar of `line_up` drawn ones."""
+    scores = queries @ gallery.T
+    count = len(scores)
+    size = min(line_up, count)
+    rng = np.random.default_rng([seed, 3])
+    right = 0
+    for speaker in range(count):
+        others = np.delete(np.arange(count), speaker)
+        for _ in range(draws):
+            rivals = rng.choice(others, size - 1, replace=False)
+            right += bool(np.all(scores[speaker, speaker] > scores[speaker, rivals]))
+    return right / max(1, count * draws)
+
+
+def likeness(queries: np.ndarray, gallery: np.ndarray, genders: Sequence[str], line_up: int, seed: int = 0) -> Likeness:
+    """Compare unit queries [N, E] with unit gallery entries [N, E] of the same speakers in the same order."""
+    scores = queries @ gallery.T
+    off = ~np.eye(len(scores), dtype=bool)
+    alike = off & np.array([[a == b and a != "" for b in genders] for a in genders]).reshape(off.shape)
+    return Likeness(
+        float(np.diagonal(scores).mean()) if len(scores) else float("nan"),
+        float(scores[off].mean()) if off.any() else float("nan"),
+        float(scores[alike].mean()) if alike.any() else float("nan"),
+        identified_share(queries, gallery, line_up, seed),
+        float((scores.argmax(1) == np.arange(len(scores))).mean()) if len(scores) else float("nan"),
+        len(scores),
+    )
+
+
+def judge_voices(judge: Judge) -> Finding:
+    """A table for each group of voices."""
+    values, tables = {}, []
+    for group in GROUPS:
+        tests = judge.voice_tests[group]
+        if len(tests) < 2:
+            continue
+        rows = []
+        values[group] = {"speakers": [test.speaker for test in tests]}
+        for name, result in _compare(judge, group, tests).items():
+            values[group][name] = vars(result)
+            rows.append(
+                (name, result.speakers, result.same, result.different, result.different_alike,
+                 percent(result.identified), percent(result.nearest_of_all))
+            )  # fmt: skip
+        line_up = min(LINE_UP, len(tests))
+        header = ("sound", "speakers", "same", "different", "different, one gender", f"right of {line_up}", "nearest of all")
+        note = _NOTE.format(line_up=line_up, chance=percent(1 / line_up))
+        tables.append(Table(f"Speaker similarity, {group} unseen voices", header, tuple(rows), note))
+    return Finding("voices", values, tuple(tables))
+
+
+def _compare(judge: Judge, group: str, tests: list[VoiceTest]) -> dict[str, Likeness]:
+    outputs = defaultdict(list)
+    for request, spoken in judge.say_all(group):
+        if len(outputs[request.reference.speaker]) < OUTPUTS_PER_SPEAKER:
+            outputs[request.reference.speaker].append(spoken)
+    tests = [test for test in tests if outputs[test.speaker]]
+    gallery, queries = [], defaultdict(list)
+    for number, test in enumerate(tests):
+        gallery.append(centroid([judge.embedder(judge.reader.wav(clip, SAMPLE_RATE)) for clip in test.others]))
+        queries["recordings"].append(judge.embedder(judge.reader.wav(test.reference, SAMPLE_RATE)))
+        said = [judge.embedder(spoken.wav(SAMPLE_RATE)) for spoken in outputs[test.speaker]]
+        queries["outputs"].append(centroid(said))
+        queries["one output"].append(said[0])
+        queries["WORLD copy"].append(judge.embedder(_world_copy(judge.reader.wav(test.reference, SAMPLE_RATE))))
+        judge.progress(f"comparing voices, {group}", number + 1, len(tests))
+    if judge.options.posterior is not None:
+        queries["copy-synthesis"] = _copies(judge, tests)
+    genders = [test.gender for test in tests]
+    return {
+        name: likeness(np.stack(found), np.stack(gallery), genders, LINE_UP, judge.options.seed)
+        for name, found in queries.items()
+    }
+
+
+def _world_copy(wav: np.ndarray) -> np.ndarray:
+    """Analysis and synthesis by WORLD (Morise et al. 2016), float32 [S] at 16 kHz."""
+    world = need("pyworld")
+    samples = wav.astype(np.float64)
+    f0, times = world.dio(samples, SAMPLE_RATE, f0_floor=60.0, f0_ceil=600.0)
+    f0 = world.stonemask(samples, f0, times, SAMPLE_RATE)
+    spectrum = world.cheaptrick(samples, f0, times, SAMPLE_RATE)
+    aperiodicity = world.d4c(samples, f0, times, SAMPLE_RATE)
+    return world.synthesize(f0, spectrum, aperiodicity, SAMPLE_RATE)[: len(wav)].astype(np.float32)
+
+
+def _copies(judge: Judge, tests: list[VoiceTest]) -> list[np.ndarray]:
+    """Embeddings of each reference after the decoder's posterior and generator."""
+    import torch
+
+    from modules.audio.loudness import normalize
+    from modules.audio.pitch import track_f0
+    from modules.audio.resample import resample
+    from modules.vits2.model import load_vits2
+
+    model = load_vits2(judge.options.posterior)
+    audio, copies = model.audio, []
+    for test in tests:
+        wav = torch.from_numpy(judge.reader.wav(test.reference, audio.sample_rate))
+        wav = normalize(wav, audio.sample_rate, audio.loudness_lufs, audio.true_peak_db)[None]
+        f0 = track_f0(wav, audio.sample_rate, 100.0)
+        with torch.inference_mode():
+            copy = model.reconstruct(model.mel(wav), f0, model.style_of(wav))[0].numpy()
+        copies.append(judge.embedder(resample(copy, audio.sample_rate, SAMPLE_RATE)))
+    return copies

@@ -1,0 +1,243 @@
+"""Laws of the judge: line-ups, pitch, spectrum, blends, held-out choices, and one whole small judgement."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modules.corpus.phones import INVENTORY
+from modules.data.store import StoreWriter
+from modules.errors import UserError
+from modules.evaluation import fusion, sound
+from modules.evaluation.clips import Clip, own_reference, real_clips, sentences, voice_tests
+from modules.evaluation.fusion import unlike_pairs
+from modules.evaluation.judging import JudgeOptions, open_judge, run_part
+from modules.evaluation.packages import need
+from modules.evaluation.results import Finding, Ledger, Table, write_finding, write_report
+from modules.evaluation.sound import band_levels_db, clipped_share, pitch_agreement, silent_share
+from modules.evaluation.speaking import longest_loop, longest_run
+from modules.evaluation.voices import centroid, identified_share, likeness
+from tests.tiny import build_tiny_model_folder, synthetic_speech, write_wav
+
+
+def _unit(rng: np.random.Generator, count: int, size: int = 16) -> np.ndarray:
+    vectors = rng.standard_normal((count, size))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _clip(number: int, speaker: str, seconds: float = 4.0, language: str = "en", gender: str = "") -> Clip:
+    text = f"sentence {number}"
+    return Clip(f"{number:032x}", speaker, language, text, seconds, "synthetic", gender, ("a", "b"))
+
+
+def test_equal_embeddings_are_always_identified_and_foreign_ones_at_chance() -> None:
+    rng = np.random.default_rng(0)
+    gallery = _unit(rng, 40)
+    assert identified_share(gallery, gallery, 20) == 1.0
+    foreign = np.mean([identified_share(_unit(rng, 40), gallery, 20, draws=10) for _ in range(5)])
+    assert foreign == pytest.approx(1 / 20, abs=0.05)
+    assert identified_share(gallery, gallery, 20, seed=1) == identified_share(gallery, gallery, 20, seed=1)
+
+
+def test_likeness_tells_same_from_different_and_knows_genders() -> None:
+    gallery = np.eye(4)
+    queries = np.stack([centroid([gallery[i], gallery[i] + 0.1 * gallery[(i + 1) % 4]]) for i in range(4)])
+    found = likeness(queries, gallery, ["male", "male", "female", "female"], 4)
+    assert found.same > 0.99 and found.identified == found.nearest_of_all == 1.0
+    assert found.different == pytest.approx((queries.sum() - np.trace(queries)) / 12)
+    assert math.isnan(likeness(queries, gallery, [""] * 4, 4).different_alike)
+    assert np.linalg.norm(centroid(queries)) == pytest.approx(1.0)
+
+
+def test_band_levels_do_not_depend_on_level_and_follow_a_filter() -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.standard_normal(64000)
+    levels = band_levels_db(noise, 32000)
+    assert levels.shape == (8,)
+    assert np.allclose(levels, band_levels_db(0.01 * noise, 32000), atol=0.1)
+    spectrum = np.fft.rfft(noise)
+    spectrum[np.fft.rfftfreq(64000, 1 / 32000) > 4000] *= 0.1
+    change = band_levels_db(np.fft.irfft(spectrum), 32000) - levels
+    assert change[0] - change[-1] == pytest.approx(20, abs=1.0)
+    assert np.isfinite(band_levels_db(np.zeros(100), 32000)).all()
+
+
+def test_clipping_and_silence_are_counted() -> None:
+    wav = np.concatenate([np.zeros(16000), 0.5 * np.ones(16000)]).astype(np.float32)
+    assert silent_share(wav, 16000) == pytest.approx(0.5)
+    assert clipped_share(wav) == 0.0 and clipped_share(np.array([1.0, -1.0, 0.0])) == pytest.approx(2 / 3)
+    assert silent_share(np.zeros(0), 16000) == 0.0
+
+
+def test_pitch_agreement_in_semitones() -> None:
+    reference = [100.0, 150.0, 200.0, 0.0]
+    same = pitch_agreement(reference, reference)
+    assert same["correlation"] == pytest.approx(1) and same["semitones"] == 0 and same["speakers"] == 3
+    octave = pitch_agreement(reference, [200.0, 300.0, 400.0, 90.0])
+    assert octave["correlation"] == pytest.approx(1) and octave["semitones"] == pytest.approx(12)
+    assert octave["within_two"] == 0
+    assert math.isnan(pitch_agreement([100.0], [100.0])["correlation"])
+
+
+def test_harvest_hears_the_pitch_of_a_tone() -> None:
+    pytest.importorskip("pyworld")
+    time = np.arange(16000) / 16000
+    wav = sum(np.sin(2 * np.pi * 140 * k * time) / k for k in range(1, 10)).astype(np.float32) * 0.2
+    assert sound.median_f0_hz(wav) == pytest.approx(140, rel=0.02)
+
+
+def test_runs_and_loops_of_codes() -> None:
+    assert longest_run(np.array([1, 1, 2, 2, 2, 3])) == 3 and longest_run(np.array([])) == 0
+    assert longest_loop(np.arange(30)) == 1
+    assert longest_loop(np.tile(np.arange(5), 4)) == 4
+    assert longest_loop(np.array([], dtype=np.int64)) == 0
+
+
+def test_unlike_pairs_use_every_voice_once_the_least_alike_first() -> None:
+    tests = voice_tests([_clip(i, f"s{i // 2}") for i in range(12)], 6, 0)
+    embeddings = _unit(np.random.default_rng(2), 6)
+    pairs = unlike_pairs(tests, embeddings, 10)
+    names = [name for pair in pairs for name in (pair.first.speaker, pair.second.speaker)]
+    assert len(pairs) == 3 and len(set(names)) == 6
+    scores = embeddings @ embeddings.T
+    assert pairs[0].similarity == pytest.approx(scores.min())
+
+
+def test_curves_are_summed_up_by_direction() -> None:
+    good = [[0.9, 0.8, 0.7, 0.6, 0.5], [0.4, 0.5, 0.6, 0.7, 0.8]]
+    bad = [[0.9, 0.5, 0.7, 0.6, 0.5], [0.4, 0.5, 0.6, 0.7, 0.8]]
+    summary = fusion._summary(np.array([good, bad]))
+    assert (summary["monotone_first"], summary["monotone_second"], summary["monotone_both"]) == (1, 2, 1)
+    assert summary["right_steps"] == pytest.approx(15 / 16)
+
+
+def test_references_are_other_clips_of_the_speaker_in_the_language() -> None:
+    clips = [_clip(0, "s", 3.0), _clip(1, "s", 5.0), _clip(2, "s", 5.0, "de"), _clip(3, "t", 5.0), _clip(4, "u", 5.0)]
+    assert own_reference(clips[0], clips).key == clips[1].key
+    assert own_reference(clips[2], clips).key == clips[1].key
+    assert own_reference(clips[4], clips) is None
+
+
+def test_sentences_are_distinct_seeded_and_of_one_language() -> None:
+    clips = [_clip(i, "s", language="en" if i % 2 else "de") for i in range(20)]
+    chosen = sentences([*clips, *clips], "en", 3)
+    assert len(chosen) == 10 and {clip.language for clip in chosen} == {"en"}
+    assert chosen == sentences(clips[::-1], "en", 3) != sentences(clips, "en", 4)
+
+
+def test_women_and_men_take_turns() -> None:
+    clips = [_clip(i, f"s{i // 2}", gender="male" if i < 16 else "female") for i in range(20)]
+    chosen = voice_tests(clips, 4, 0)
+    assert sorted(test.gender for test in chosen) == ["female", "female", "male", "male"]
+    assert all(test.reference.key not in {c.key for c in test.others} for test in chosen)
+
+
+def _manifest(folder: Path) -> Path:
+    header = "path split speaker language seconds transcript gender".split()
+    rows = [
+        [f"{speaker}_{n}.wav", split, speaker, "en", "3.0", f"Real words number {n}.", "male"]
+        for speaker, split in (("anna", "test"), ("bert", "test"), ("carl", "train"), ("kerstin", "test"))
+        for n in range(2 if speaker != "dora" else 1)
+    ]
+    for number, row in enumerate(rows):
+        write_wav(folder / row[0], synthetic_speech(3.0, f0_hz=110 + 25 * number, seed=number))
+    with open(folder / "manifest.tsv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows([header, *rows])
+    return folder / "manifest.tsv"
+
+
+def test_real_speakers_of_training_are_left_out(tmp_path: Path) -> None:
+    found = real_clips(_manifest(tmp_path), None)
+    assert {clip.speaker for clip in found} == {"anna", "bert"}
+    with pytest.raises(UserError) as caught:
+        real_clips(tmp_path / "none.tsv", None)
+    assert caught.value.code == "manifest_missing"
+
+
+def test_a_ledger_survives_a_torn_line(tmp_path: Path) -> None:
+    Ledger(tmp_path / "x.jsonl").put("a", {"value": 1})
+    with open(tmp_path / "x.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"key": "b", "val')
+    assert Ledger(tmp_path / "x.jsonl").get("a") == {"value": 1} and len(Ledger(tmp_path / "x.jsonl")) == 1
+
+
+def test_findings_are_written_for_machines_and_people(tmp_path: Path) -> None:
+    table = Table("Title", ("a", "b"), ((1, 0.5), ("x|y", math.nan)), "note")
+    write_finding(tmp_path, Finding("odd", {"number": np.float32(0.5), "none": math.nan}, (table,)))
+    assert '"none": null' in (tmp_path / "odd.json").read_text()
+    report = write_report(tmp_path, ("odd", "speed"), "# Head").read_text()
+    assert "| 1 | 0.500 |" in report and "x\\|y" in report and report.startswith("# Head")
+
+
+def test_a_missing_package_names_the_remedy() -> None:
+    with pytest.raises(UserError) as caught:
+        need("no_such_package_of_the_judge")
+    assert caught.value.code == "judge_package_missing" and "requirements-judge.txt" in str(caught.value)
+
+
+@pytest.fixture
+def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A tiny system, two synthetic and two real voices, an ear that looks at the spectrum."""
+    with StoreWriter(tmp_path / "corpus") as writer:
+        for number in range(8):
+            wav = synthetic_speech(3.0, 22050, 120 + 60 * (number % 2), number)
+            writer.add(
+                f"{number:032x}", speaker=f"voice{number % 2}", language=("en", "de")[number // 4], split="test",
+                text=f"the quick brown fox {number}", seconds=3.0, source="synthetic", licence="", sample_rate=22050,
+                audio=(wav * 32767).astype(np.int16), phones="_ a b c _", phone_ends=np.zeros(0, np.int32),
+            )  # fmt: skip
+    (tmp_path / "real").mkdir()
+    options = JudgeOptions(
+        build_tiny_model_folder(tmp_path / "models"), (tmp_path / "corpus",), _manifest(tmp_path / "real"),
+        count=2, voices=2, device="cpu",
+    )  # fmt: skip
+    judge = open_judge(options, tmp_path / "out")
+    judge.__dict__["embedder"] = lambda wav: centroid([10 ** (band_levels_db(wav, 16000, range(0, 8000, 500)) / 20)])
+    monkeypatch.setattr(fusion, "SENTENCES", 1)
+    monkeypatch.setattr(fusion, "MODES", {"both": {}})
+    return judge
+
+
+def test_a_request_is_answered_once_and_survives_a_new_judge(judge) -> None:
+    first = judge.say_all("synthetic")
+    assert len(first) == 4 and len(judge.requests["real"]) == 4
+    assert {request.sentence.speaker for request, _ in first} == {request.reference.speaker for request, _ in first}
+    again = open_judge(judge.options, judge.folder)
+    again.speaker._speak = None  # would fail if anything had to be spoken
+    assert [spoken for _, spoken in again.say_all("synthetic")] == [spoken for _, spoken in first]
+    assert all(spoken.seconds > 0 and spoken.frames > 0 and spoken.text_units > 0 for _, spoken in first)
+
+
+def test_a_small_judgement_runs_to_its_tables(judge) -> None:
+    pytest.importorskip("pyworld")
+    for part in ("sound", "fusion", "voices"):
+        finding = run_part(part, judge)
+        assert finding.part == part and all(table.rows for table in finding.tables)
+        write_finding(judge.folder, finding)
+        assert (judge.folder / f"{part}.md").is_file()
+    ends = run_part("fusion", judge).values["ends"]
+    assert ends["equal"] == ends["pairs"] == 1
+
+
+def test_phones_are_judged_by_any_recogniser(judge) -> None:
+    pytest.importorskip("pocketsphinx")
+
+    class Deaf:
+        sample_rate = 16000
+
+        def hear(self, wavs: list[np.ndarray]) -> list[list[str]]:
+            return [["a", "b"] for _ in wavs]
+
+    judge.__dict__["recognizer"] = Deaf()
+    values = run_part("intelligibility", judge).values
+    assert values["synthetic"]["en"]["output"]["rate"] == pytest.approx(1 / 3)
+    assert values["synthetic"]["de"]["floor"]["rate"] == pytest.approx(1 / 3)
+    assert set("abc") <= set(INVENTORY)
+
+
+def test_without_a_recogniser_the_remedy_is_told(judge) -> None:
+    with pytest.raises(UserError) as caught:
+        _ = judge.recognizer
+    assert caught.value.code == "judge_no_recognizer"
