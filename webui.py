@@ -86,7 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.listen not in LOOPBACK:
         print(
             f"Warning: everyone who can reach {options.listen}:{options.port} and knows the password can use the page. "
-            "The connection is not encrypted; put a proxy with TLS in front of it on networks you do not trust."
+            "The connection is not encrypted, and browsers allow the microphone only over https or on this machine: "
+            "put a proxy with TLS in front of it on networks you do not trust."
         )
     print(f"GPT-SoVITS2 on http://{options.listen}:{options.port} (stop with Ctrl+C)", flush=True)
     launch(

@@ -58,7 +58,7 @@ def start(
 ) -> subprocess.CompletedProcess:
     environment = {"PATH": path} if path else None
     command = [shutil.which("bash"), str(project / script), *flags]
-    return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=300)
 
 
 def calls(project: Path) -> list[str]:

@@ -114,7 +114,8 @@ def _print_report(report: Report, elapsed: float) -> None:
     for part in sorted(report.utterances):
         print(f"{part:<16}{report.utterances[part]:>12}{report.seconds[part] / 3600:>9.2f}")
     total = sum(report.seconds.values())
-    print(f"{'new in all':<16}{sum(report.utterances.values()):>12}{total / 3600:>9.2f}; {report.present} were there before")
+    print(f"{'new in all':<16}{sum(report.utterances.values()):>12}{total / 3600:>9.2f}")
+    print(f"there before: {report.present}")
     for split, names in sorted(report.speakers.items()):
         print(f"speakers {split}: {len(names)}")
     for reason, count in sorted(report.skipped.items()):

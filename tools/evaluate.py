@@ -72,7 +72,8 @@ def train_recognizer(arguments: argparse.Namespace) -> None:
         model = load_recognizer(arguments.init).train()
     else:
         model = PhoneRecognizer(RecognizerConfig(), label_inventory(stores))
-    data = partial(training.LabelledSpeech, stores, model.labels, languages=arguments.language or training.LANGUAGE_TAGS)
+    languages = tuple(arguments.language or training.LANGUAGE_TAGS)
+    data = partial(training.LabelledSpeech, stores, model.labels, languages=languages)
     dataset = data("train", max_seconds=arguments.max_seconds)
     sampler = LengthBuckets(
         np.array(dataset.seconds),

@@ -180,17 +180,10 @@ class _BandAnalyser:
         self.window_correlation = (own / own[0])[lags]
         self.lags = torch.arange(self.lag_low - 1, self.lag_high + 2, device=device, dtype=torch.float32)
         self.bounds_hz = (f_min, f_max)
-        self.hop = None
 
     def __call__(self, sound: Tensor, centres: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """sound [B, S], centres [T] in samples -> frequency, strength [B, T, C], energy [B, T]."""
-        first, hop = int(centres[0]), self.hop
-        if hop is not None:  # a view; the general case below copies
-            last = first + (len(centres) - 1) * hop
-            half = self.window_length // 2
-            frames = sound[:, first - half : last - half + self.window_length].unfold(1, self.window_length, hop)
-        else:
-            frames = sound[:, centres[:, None] + self.offsets]
+        frames = sound[:, centres[:, None] + self.offsets]
         frames = (frames - frames.mean(dim=-1, keepdim=True)).mul_(self.window)
         spec = torch.fft.rfft(frames, self.n_fft)
         power = spec.real.square() + spec.imag.square()

@@ -132,6 +132,7 @@ class Espeak:
         options = _PHONEME_EVENTS | _IPA
         if library.espeak_Initialize(2, _BUFFER_MS, str(data).encode() if data else None, options) != SAMPLE_RATE:
             raise UserError("espeak_failed", "eSpeak NG did not start with the data in {folder}.", folder=str(data))
+        self._files = _voice_files(data)
         self._chunks: list[np.ndarray] = []
         self._events: list[_RawEvent] = []
         self._voice: str | None = None
@@ -157,7 +158,12 @@ class Espeak:
         name = f"{base}+{voice.variant}" if voice.variant else base
         if not base or not self._set_voice(name):
             raise UserError("espeak_no_voice", "eSpeak NG has no voice {voice}.", voice=name or language)
-        parameters = ((_RATE, voice.rate), (_VOLUME, _VOLUME_PERCENT), (_PITCH, voice.pitch), (_RANGE, voice.pitch_range))
+        parameters = (
+            (_RATE, voice.rate),
+            (_VOLUME, _VOLUME_PERCENT),
+            (_PITCH, voice.pitch),
+            (_RANGE, voice.pitch_range),
+        )
         for parameter, value in parameters:
             self._library.espeak_SetParameter(parameter, value, 0)
         self._chunks, self._events = [], []
@@ -199,7 +205,10 @@ class Espeak:
 
     def _set_voice(self, name: str) -> bool:
         if name != self._voice:
-            found = self._library.espeak_SetVoiceByName(name.encode()) == 0
+            # A path loads at once; a bare name makes eSpeak scan all voice files, of which it lists 349 at most.
+            language, plus, variant = name.partition("+")
+            path = self._files.get(language, language) + plus + variant
+            found = self._library.espeak_SetVoiceByName(path.encode()) == 0
             self._voice = name if found else None
         return self._voice is not None
 
@@ -272,9 +281,19 @@ def _locate() -> tuple[ctypes.CDLL, Path | None]:
         name = ctypes.util.find_library("espeak-ng")
         if name is None:
             raise UserError(
-                "espeak_missing", "eSpeak NG was not found; install it with: pip install {package}", package="espeakng_loader"
+                "espeak_missing",
+                "eSpeak NG was not found; install it with: pip install {package}",
+                package="espeakng_loader",
             ) from None
         return ctypes.CDLL(name), None
+
+
+def _voice_files(data: Path | None) -> dict[str, str]:
+    """Voice name (lower case) -> path below `lang/`, for the languages of eSpeak's data folder."""
+    root = data / "lang" if data else None
+    if root is None or not root.is_dir():
+        return {}
+    return {file.name.lower(): file.relative_to(root).as_posix() for file in sorted(root.rglob("*")) if file.is_file()}
 
 
 def _declare(library: ctypes.CDLL) -> None:

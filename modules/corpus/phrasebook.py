@@ -77,7 +77,10 @@ def phrases(language: str) -> list[str]:
 def _dates(language: str) -> list[str]:
     years = (1066, 1492, 1789, 1848, 1914, 1969, 1989, 1999, 2001, 2008, 2012, 2024)
     if language == "zh":
-        return [f"{year}年{month}月{1 + (7 * month + year) % 28}日。" for year, month in itertools.product(years, range(1, 13))]
+        return [
+            f"{year}年{month}月{1 + (7 * month + year) % 28}日。"
+            for year, month in itertools.product(years, range(1, 13))
+        ]
     return [
         _DATE[language].format(day=1 + (7 * index + year) % 28, month=month, year=year)
         for year, (index, month) in itertools.product(years, enumerate(_MONTHS[language]))

@@ -13,7 +13,17 @@ _DIGITS = "零一二三四五六七八九"
 _UNITS = ("", "十", "百", "千")
 _GROUPS = ("", "万", "亿", "万亿")
 # Syllables that the voice spells in English, and what comes nearest.
-_SPOKEN = {"n": "en", "ng": "en", "hng": "heng", "hm": "hen", "m": "mu", "r": "er", "ê": "ei", "lve": "lue", "nve": "nue"}
+_SPOKEN = {
+    "n": "en",
+    "ng": "en",
+    "hng": "heng",
+    "hm": "hen",
+    "m": "mu",
+    "r": "er",
+    "ê": "ei",
+    "lve": "lue",
+    "nve": "nue",
+}
 _PUNCTUATION = {"。": ".", "，": ",", "、": ",", "；": ",", "：": ",", "？": "?", "！": "!", "…": ".", "—": ","}
 _MARKS = frozenset(".,?!;:")
 
@@ -76,7 +86,11 @@ def hanzi_syllables(text: str) -> list[Syllable]:
     from pypinyin import Style, lazy_pinyin  # a tool for building corpora, absent at run time
 
     parts = lazy_pinyin(
-        spoken_hanzi(text), style=Style.TONE3, neutral_tone_with_five=True, tone_sandhi=True, errors=lambda run: list(run)
+        spoken_hanzi(text),
+        style=Style.TONE3,
+        neutral_tone_with_five=True,
+        tone_sandhi=True,
+        errors=lambda run: list(run),
     )
     syllables: list[Syllable] = []
     for part in parts:

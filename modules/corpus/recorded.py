@@ -107,7 +107,9 @@ def build_recorded(
         missing = [(key, utterance) for key, utterance in dict(keyed).items() if not writer.has(key)]
         report.present = len(writer)
         report.skipped["listed twice"] += len(utterances) - len(dict(keyed))
-        for done, ((key, utterance), clip) in enumerate(_load_all(missing, processes), len(utterances) - len(missing) + 1):
+        for done, ((key, utterance), clip) in enumerate(
+            _load_all(missing, processes), len(utterances) - len(missing) + 1
+        ):
             if clip.reason:
                 report.skipped[clip.reason] += 1
             else:
@@ -152,9 +154,7 @@ def _load(utterance: Utterance) -> Clip:
     return load_clip(utterance, _engine())
 
 
-def _load_all(
-    missing: list[tuple[str, Utterance]], processes: int
-) -> Iterator[tuple[tuple[str, Utterance], Clip]]:
+def _load_all(missing: list[tuple[str, Utterance]], processes: int) -> Iterator[tuple[tuple[str, Utterance], Clip]]:
     if not missing:
         return
     with multiprocessing.get_context("spawn").Pool(max(1, processes)) as pool:

@@ -17,7 +17,7 @@ FILE_NAME = "splits.json"
 
 
 def text_split(text: str) -> str:
-    """"train", "dev" or "test" for a text."""
+    """ "train", "dev" or "test" for a text."""
     digest = hashlib.sha256(phrase_key(text).encode()).digest()
     place = int.from_bytes(digest[:4], "big") % 100
     if place < HELD_PERCENT:

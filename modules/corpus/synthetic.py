@@ -1,7 +1,8 @@
 """Build a corpus store of synthetic speech: plan every utterance from the seed, speak in worker processes, append.
 
 eSpeak NG's global state leaks from one utterance into the next, so a chunk of the plan is always spoken from its
-beginning by a fresh process: the same seed gives the same samples, also after an interrupted build.
+beginning by a fresh process: the same seed gives the same samples, also after an interrupted build. The breath of
+breathy voices is the exception: eSpeak starts it from memory that it does not clear.
 """
 
 import multiprocessing
@@ -14,7 +15,8 @@ import numpy as np
 
 from modules.corpus import texts as texts_module
 from modules.corpus.composed import composed_phrases
-from modules.corpus.espeak import SAMPLE_RATE, Espeak, Speech, VoiceSettings
+from modules.corpus.espeak import SAMPLE_RATE, Speech, VoiceSettings
+from modules.corpus.speaking import Planned, speak_chunk
 from modules.corpus.splits import held_count, text_split, write_splits
 from modules.corpus.texts import Phrase, distinct
 from modules.corpus.voices import SPLITS, VoiceSet, make_voices
@@ -25,7 +27,15 @@ LICENCE = "synthetic speech (eSpeak NG); text: {source}"
 MIN_SECONDS, MAX_SECONDS = 0.25, 15.0
 _RATE_JITTER = 0.05
 # How likely a phrase of a source is taken: help pages repeat themselves, fortunes and transcripts are plain language.
-SOURCE_WEIGHTS = {"fortunes": 1.0, "handbook": 0.3, "help": 0.15, "phrasebook": 0.8, "transcript": 3.0, "file": 3.0, "composed": 0.6}
+SOURCE_WEIGHTS = {
+    "fortunes": 1.0,
+    "handbook": 0.3,
+    "help": 0.15,
+    "phrasebook": 0.8,
+    "transcript": 3.0,
+    "file": 3.0,
+    "composed": 0.6,
+}
 _CHINESE_WEIGHTS = {"fortunes": 0.15, "handbook": 0.6, "help": 0.2}  # the Chinese fortunes are half classical verse
 
 
@@ -46,19 +56,6 @@ class SyntheticConfig:
     chunk: int = 256
 
 
-@dataclass(frozen=True)
-class Planned:
-    """One utterance to be spoken."""
-
-    key: str
-    text: str
-    language: str
-    split: str
-    source: str
-    speaker: str
-    settings: VoiceSettings
-
-
 @dataclass
 class Report:
     """What a build did."""
@@ -77,7 +74,11 @@ class Report:
 
 
 def gather_texts(
-    language: str, files: Sequence[Path] = (), transcripts: Sequence[str] = (), seed: int = 0, share: Path = texts_module.SHARE
+    language: str,
+    files: Sequence[Path] = (),
+    transcripts: Sequence[str] = (),
+    seed: int = 0,
+    share: Path = texts_module.SHARE,
 ) -> list[Phrase]:
     """All distinct phrases for a language, the more natural sources first."""
     found: list[Phrase] = list(texts_module.book_phrases(language))
@@ -134,7 +135,9 @@ def make_plan(config: SyntheticConfig, texts: dict[str, list[Phrase]], voices: V
             for index, phrase in enumerate(choose_texts(pool, wanted, rng)):
                 speaker = speakers[int(rng.integers(len(speakers)))]
                 rate = round(speaker.settings.rate * (1 + rng.uniform(-_RATE_JITTER, _RATE_JITTER)))
-                settings = VoiceSettings(speaker.settings.variant, rate, speaker.settings.pitch, speaker.settings.pitch_range)
+                settings = VoiceSettings(
+                    speaker.settings.variant, rate, speaker.settings.pitch, speaker.settings.pitch_range
+                )
                 key = entry_key("synthetic", str(config.seed), str(index), split, language, phrase.text, repr(settings))
                 plan.append(Planned(key, phrase.text, language, split, phrase.source, speaker.name, settings))
     order = np.random.default_rng([config.seed, 0x0DE2]).permutation(len(plan))
@@ -144,24 +147,6 @@ def make_plan(config: SyntheticConfig, texts: dict[str, list[Phrase]], voices: V
 def phrase_split(phrase: Phrase) -> str:
     """The split of a phrase. Transcripts of training recordings are heard in training, so they stay there."""
     return "train" if phrase.source == "transcript" else text_split(phrase.text)
-
-
-def speak_chunk(task: tuple[list[Planned], dict[str, str], float | None]) -> list[Speech]:
-    """Speak one chunk in this process, which must not have spoken before."""
-    plan, variants, noise_db = task
-    engine = Espeak(variants)
-    spoken = []
-    for planned in plan:
-        speech = engine.speak(planned.text, planned.language, planned.settings)
-        samples = speech.samples if noise_db is None else _with_noise(speech.samples, noise_db, planned.key)
-        spoken.append(Speech(samples, speech.phones, speech.phone_ends))
-    return spoken
-
-
-def _with_noise(samples: np.ndarray, level_db: float, key: str) -> np.ndarray:
-    rng = np.random.default_rng(int(key[:16], 16))
-    noise = rng.standard_normal(len(samples), np.float32) * np.float32(32768 * 10 ** (level_db / 20))
-    return np.clip(np.rint(samples + noise), -32768, 32767).astype(np.int16)
 
 
 def build_synthetic(

@@ -38,6 +38,7 @@ _SKIPPED_FORTUNES = frozenset(
 _CHINESE_FORTUNES = ("chinese",)
 _SKIPPED_TAGS = frozenset("script style pre code header aside nav button label title tt table footer".split())
 _BLOCK_TAGS = frozenset("p li h1 h2 h3 h4 td dd dt div br".split())
+_VOID_TAGS = frozenset("br img input meta link hr".split())
 _ESCAPES = re.compile(r"\x1b?\[[0-9;]*m|\x1b\[[0-9;?]*[A-Za-z]")
 _QUOTES = str.maketrans(
     {"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "’": "'", "‘": "'", "`": "'", "´": "'", "–": "-", "—": "-", "\u00a0": " ", "…": ".",
@@ -45,7 +46,9 @@ _QUOTES = str.maketrans(
 )  # fmt: skip
 _ALPHABET = re.compile(r"^[A-Za-zÀ-ÖØ-öø-ÿœŒß0-9 .,?!'¿¡;:\-]+$")
 _CHINESE = re.compile(r"^[\u4e00-\u9fff0-9，。？！、；：]+$")
-_UNWANTED = re.compile(r"://|www\.|\.(?:com|org|net|html?|txt|exe|py|gz)\b|\w[/\\_=<>@#]\w|--|\.\.|[A-Za-z]\d|\d[A-Za-z]{3,}", re.I)
+_UNWANTED = re.compile(
+    r"://|www\.|\.(?:com|org|net|html?|txt|exe|py|gz)\b|\w[/\\_=<>@#]\w|--|\.\.|[A-Za-z]\d|\d[A-Za-z]{3,}", re.I
+)
 _TRANSLITERATED = re.compile(r"[a-zß](?:oe|ae)[a-z]", re.I)  # umlauts written in ASCII teach wrong spellings
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(¿¡]*[A-ZÀ-Þ0-9])|(?<=[。？！])")
 _CLAUSE_END = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])")
@@ -176,7 +179,7 @@ class _Paragraphs(HTMLParser):
         self._skipped = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _SKIPPED_TAGS or self._skipped and tag not in ("br", "img", "input", "meta", "link", "hr"):
+        if tag in _SKIPPED_TAGS or (self._skipped and tag not in _VOID_TAGS):
             self._skipped += 1
         elif tag in _BLOCK_TAGS:
             self._flush()

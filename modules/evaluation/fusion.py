@@ -71,7 +71,8 @@ def judge_fusion(judge: Judge) -> Finding:
         values[mode] = _summary(np.array(curves))
         for name, which in (("first", 0), ("second", 1)):
             mean = np.array(curves)[:, which].mean(0)
-            rows.append((f"{mode}, to the {name}", *map(float, mean), values[mode][f"monotone_{name}"], percent(values[mode]["right_steps"])))
+            monotone, steps = values[mode][f"monotone_{name}"], percent(values[mode]["right_steps"])
+            rows.append((f"{mode}, to the {name}", *map(float, mean), monotone, steps))
     ends, table = _ends(judge, pairs, lines)
     values["ends"] = ends
     header = ("way", *(f"{w:.2f} / {1 - w:.2f}" for w in WEIGHTS), "monotone pairs", "right steps")

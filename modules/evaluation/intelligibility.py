@@ -121,7 +121,8 @@ def _recordings(judge: Judge) -> tuple[dict, Table]:
             values[language] = {"error": full.rate, "toneless": plain.rate, "items": full.items}
             rows.append((language, full.items, percent(full.rate), percent(plain.rate)))
     note = "Phones of these are eSpeak's reading of the transcript, not what the person said; an upper bound."
-    return values, Table("The recogniser on recordings of people", ("language", "clips", "error", "toneless"), tuple(rows), note)
+    header = ("language", "clips", "error", "toneless")
+    return values, Table("The recogniser on recordings of people", header, tuple(rows), note)
 
 
 def _english(judge: Judge, listener: EnglishListener) -> tuple[dict, Table]:
@@ -143,7 +144,8 @@ def _english(judge: Judge, listener: EnglishListener) -> tuple[dict, Table]:
         values[name] = {"word_error": vars(errors), "chosen_right": right}
         rows.append((name, len(heard), percent(errors.rate), percent(right)))
     note = f"Closed set: which of the {len(known)} sentences was said (chance {percent(1 / len(known))})."
-    return values, Table("English by pocketsphinx", ("sound", "outputs", "word error", "right of closed set"), tuple(rows), note)
+    header = ("sound", "outputs", "word error", "right of closed set")
+    return values, Table("English by pocketsphinx", header, tuple(rows), note)
 
 
 def _english_wavs(judge: Judge, known: list[Clip]) -> dict[str, list]:

@@ -27,7 +27,7 @@ TEXTS = {
     "repeated words": "no no no no no no no no",
     "repeated sentence": "It is late. It is late. It is late.",
     "tongue twister": "She sells sea shells by the sea shore, the shells she sells are surely sea shells.",
-    "no punctuation": "this goes on and on without a stop and then it goes on and on again and nobody knows where it ends",
+    "no punctuation": "this goes on and on without a stop and then on and on again and nobody knows where it ends",
     "only punctuation": "?!...",
     "emoji": "Good morning 😀🎉",
     "only emoji": "😀🎉",

@@ -56,7 +56,8 @@ class Ears(nn.Module):
     def __init__(self, config: RecognizerConfig):
         super().__init__()
         rate = config.sample_rate
-        self.window_size, self.n_fft, self.hop = round(0.032 * rate), 1 << round(0.064 * rate - 1).bit_length(), rate // 100
+        self.hop, self.window_size = rate // 100, round(0.032 * rate)
+        self.n_fft = 1 << (2 * self.window_size - 1).bit_length()
         self.register_buffer("window", torch.hamming_window(self.window_size), persistent=False)
         bins_hz = torch.linspace(0, rate / 2, self.n_fft // 2 + 1, dtype=torch.float64)
         self.register_buffer("bands", _gammatone_weights(bins_hz, config.bands, 80.0, 0.475 * rate), persistent=False)
@@ -93,7 +94,7 @@ class TimeDelayLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x [B, T, H], mask [B, T, 1] -> [B, T, H]."""
-        narrow = self.narrow(torch.cat([_shift(x, self.delay), x], -1))
+        narrow = self.narrow(torch.cat([_shift(x, self.delay), x], -1)) * mask
         wide = torch.relu(self.widen(torch.cat([narrow, _shift(narrow, -self.delay)], -1)))
         return (x + self.dropout(self.norm(wide))) * mask
 

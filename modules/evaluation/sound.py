@@ -200,14 +200,15 @@ def _own_profile(
 
 def _shown(found: dict) -> list[tuple[str, str]]:
     low, high = found["length_ratio_extremes"]
+    length = f"{found['length_ratio']:.2f} ± {found['length_ratio_deviation']:.2f} ({low:.2f}-{high:.2f})"
     return [
         ("outputs", str(found["outputs"])),
         ("ended by itself", percent(found["eos_share"])),
         ("stopped by", ", ".join(f"{name} {count}" for name, count in sorted(found["stopped_by"].items()))),
-        ("length against the source", f"{found['length_ratio']:.2f} ± {found['length_ratio_deviation']:.2f} ({low:.2f}-{high:.2f})"),
+        ("length against the source", length),
         ("tokens a text unit", f"{found['tokens_per_text_unit']:.2f} ± {found['tokens_per_text_unit_deviation']:.2f}"),
         (f"one code for {STUCK_FRAMES} frames", percent(found["stuck_share"])),
         (f"a phrase {LOOPED_TIMES} times in a row", percent(found["looped_share"])),
         ("silent frames", percent(found["silent_share"])),
         ("outputs with clipped samples", percent(found["outputs_with_clipping"])),
-    ]  # fmt: skip
+    ]

@@ -22,7 +22,10 @@ from modules.runtime import device_label, set_threads
 ROUNDS = 5
 SENTENCES = 4
 THREADS = (1, 2)
-_NOTE = "Median of {rounds} rounds (lowest-highest); seconds of work a second of sound. First sentence: wait until the first sentence is there."
+_NOTE = (
+    "Median of {rounds} rounds (lowest-highest); seconds of work a second of sound. First sentence: wait until the "
+    "first sentence is there."
+)
 
 
 @dataclass(frozen=True)

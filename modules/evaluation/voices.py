@@ -116,9 +116,9 @@ def judge_voices(judge: Judge) -> Finding:
                  percent(result.identified), percent(result.nearest_of_all))
             )  # fmt: skip
         line_up = min(LINE_UP, len(tests))
-        header = ("sound", "speakers", "same", "different", "different, one gender", f"right of {line_up}", "nearest of all")
+        header = f"sound|speakers|same|different|different, one gender|right of {line_up}|nearest of all"
         note = _NOTE.format(line_up=line_up, chance=percent(1 / line_up))
-        tables.append(Table(f"Speaker similarity, {group} unseen voices", header, tuple(rows), note))
+        tables.append(Table(f"Speaker similarity, {group} unseen voices", tuple(header.split("|")), tuple(rows), note))
     return Finding("voices", values, tuple(tables))
 
 

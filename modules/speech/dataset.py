@@ -18,6 +18,7 @@ from modules.data.store import FeatureStore
 LABEL_RATE_HZ = 50
 IGNORE = -100
 BUCKET_TOKENS = 8
+HUM_SAMPLES = 12
 
 
 @dataclass(frozen=True)
@@ -166,13 +167,12 @@ def mask_bands_and_frames(mel: Tensor, generator: torch.Generator | None = None)
 
 
 def _augment(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    level = 10 ** (rng.uniform(-8, 3) / 20)
+    """Half of the clips get noise 15 to 55 dB below their own level: white, or with the fall of a room's hum."""
     if rng.random() < 0.5:
-        # Noise from -55 to -20 dB below the speech's own level, white to strongly low-passed.
-        noise = rng.standard_normal(len(wav)).astype(np.float32)
+        noise = rng.standard_normal(len(wav), dtype=np.float32)
         if rng.random() < 0.5:
-            noise = np.cumsum(noise).astype(np.float32)
-            noise -= np.convolve(noise, np.ones(400, np.float32) / 400, mode="same")
+            smooth = np.cumsum(noise)
+            noise[HUM_SAMPLES:] = smooth[HUM_SAMPLES:] - smooth[:-HUM_SAMPLES]
         power = np.sqrt(np.mean(wav**2) / (np.mean(noise**2) + 1e-9))
-        wav = wav + noise * power * 10 ** (rng.uniform(-55, -15) / 20)
-    return (wav * level).astype(np.float32)
+        wav = wav + noise * np.float32(power * 10 ** (rng.uniform(-55, -15) / 20))
+    return wav

@@ -39,10 +39,11 @@ class Frames(nn.Module):
         return torch.fft.rfft(padded.unfold(1, self.n_fft, self.hop) * self.window)
 
     def synthesise(self, spec: Tensor, mask: Tensor) -> Tensor:
-        """spec complex [B, N, F], mask float [B, N] -> wav [B, N * hop]."""
+        """spec complex [B, N, F], mask float [B, N] -> wav [B, N * hop], silent where the mask is."""
         frames = torch.fft.irfft(spec, self.n_fft) * (self.window * mask[:, :, None])
         weight = self.window.square() * mask[:, :, None]
-        return self._overlap(frames) / self._overlap(weight).clamp_min(1e-3)
+        sound = self._overlap(frames) / self._overlap(weight).clamp_min(1e-3)
+        return sound * mask.repeat_interleave(self.hop, dim=1)
 
     def _overlap(self, frames: Tensor) -> Tensor:
         return OverlapAdd.apply(frames, self.hop)[:, self.side : self.side + frames.shape[1] * self.hop]

@@ -27,9 +27,11 @@ class ResidualUnit(nn.Module):
         self.dilated = nn.ModuleList(_conv(channels, channels, kernel, dilation=d) for d in DILATIONS)
         self.plain = nn.ModuleList(_conv(channels, channels, kernel) for _ in DILATIONS)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x [B, C, S], mask float [B, 1, S] -> [B, C, S]; nothing leaks in from the padding."""
         for dilated, plain in zip(self.dilated, self.plain, strict=True):
-            x = x + plain(F.leaky_relu(dilated(F.leaky_relu(x, SLOPE)), SLOPE))
+            inner = dilated(F.leaky_relu(x, SLOPE)) * mask
+            x = (x + plain(F.leaky_relu(inner, SLOPE))) * mask
         return x
 
 
@@ -83,13 +85,15 @@ class HifiGanHead(nn.Module):
         f0 = stretch_f0(f0, frames * 2)
         pulses = pulse_train(f0, self.sample_rate, self.hop // 2, start)
         voiced = (f0 > 0).to(dtype).repeat_interleave(self.hop // 2, dim=1)
-        source = torch.stack((0.1 * pulses.to(dtype), noise.to(dtype) * torch.where(voiced > 0, 0.003, 0.03)), dim=1)
+        sounding = length_mask(lengths * self.hop, noise.shape[1])[:, None].to(dtype)
+        hiss = noise.to(dtype) * torch.where(voiced > 0, 0.003, 0.03)
+        source = torch.stack((0.1 * pulses.to(dtype), hiss), dim=1) * sounding
         x = self.entry(z * mask) + self.style(style)[:, :, None]
         for up, thin, units in zip(self.ups, self.sources, self.units, strict=True):
             x = up(F.leaky_relu(x * mask, SLOPE))
             mask = mask.repeat_interleave(x.shape[2] // mask.shape[2], dim=2)
             x = (x + thin(source)[:, :, : x.shape[2]]) * mask
-            x = sum(unit(x) for unit in units) / len(KERNELS)
+            x = sum(unit(x, mask) for unit in units) / len(KERNELS)
         wav = torch.tanh(self.out(F.leaky_relu(x)))
         return (wav * mask)[:, 0], None
 

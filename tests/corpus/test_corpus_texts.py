@@ -63,7 +63,7 @@ def test_chinese_is_simplified_and_of_moderate_length() -> None:
 
 
 def test_visible_paragraphs_of_a_page() -> None:
-    page = "<html><head><title>x</title></head><body><p>One <b>two</b>.</p><pre>code()</pre><p>Three&amp;four</p></body>"
+    page = "<head><title>x</title></head><body><p>One <b>two</b>.</p><pre>code()</pre><p>Three&amp;four</p></body>"
     assert [p.strip() for p in html_paragraphs(page)] == ["One two.", "Three&four"]
 
 
@@ -95,7 +95,7 @@ def test_own_text_file_and_folder(tmp_path: Path) -> None:
 
 
 def test_phrases_are_listed_once() -> None:
-    found = [Phrase("The cat is here.", "en", "a"), Phrase("the cat is here", "en", "b"), Phrase("A dog is here.", "en", "b")]
+    found = [Phrase(text, "en", "a") for text in ("The cat is here.", "the cat is here", "A dog is here.")]
     assert [p.text for p in distinct(found)] == ["The cat is here.", "A dog is here."]
 
 

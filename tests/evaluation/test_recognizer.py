@@ -45,7 +45,7 @@ def _clip(names: str, rng: np.random.Generator, rate: int = 16000) -> tuple[np.n
 def store(tmp_path: Path) -> FeatureStore:
     rng = np.random.default_rng(0)
     with StoreWriter(tmp_path / "toy") as writer:
-        for number in range(24):
+        for number in range(16):
             names = "".join(rng.permutation(list("abca"))) + "_"
             rate = 16000 if number % 2 else 22050
             audio, ends = _clip(names, rng, rate)
@@ -110,7 +110,7 @@ def test_variations_keep_length_and_are_seeded() -> None:
 
 def test_rows_are_chosen_by_split_and_language_and_frames_follow_the_timing(store: FeatureStore) -> None:
     plain = LabelledSpeech([store], "_abc", "train", augment=False)
-    assert {group for group in plain.groups} == {("synthetic", "en"), ("recorded", "zh")}
+    assert set(plain.groups) == {("synthetic", "en"), ("recorded", "zh")}
     assert all(group[1] == "en" for group in LabelledSpeech([store], "_abc", "train", ("en",)).groups)
     index = plain.groups.index(("synthetic", "en"))
     item = plain.get(index, np.random.default_rng(0))
@@ -127,10 +127,10 @@ def test_it_learns_the_toy_language(store: FeatureStore, tmp_path: Path) -> None
     dataset = LabelledSpeech([store], "_abc", "train", augment=False)
     model = PhoneRecognizer(TINY, "_abc")
     development = held_out(LabelledSpeech([store], "_abc", "dev", augment=False))
-    stage = RecognizerStage(model, development, 4e-3)
+    stage = RecognizerStage(model, development, 3e-2)
     batch = collate([dataset.get(i, np.random.default_rng(i)) for i in range(len(dataset))])
     optimizer = stage.optimizers["recognize"]
-    for _ in range(60):
+    for _ in range(45):
         losses = stage.losses("recognize", batch)
         optimizer.zero_grad()
         sum(stage.weights[name] * loss for name, loss in losses.items()).backward()

@@ -90,7 +90,7 @@ def test_the_loop_trains_validates_and_saves(make_gpt, store_folder, tmp_path):
     config = LoopConfig(max_steps=6, learning_rate=2e-3, ema_decay=0.9, log_every_steps=2)
     result = train(stage, loader, config, tmp_path, resume=False, device=torch.device("cpu"))
     assert {"content", "prosody", "_accuracy", "_eos"} <= set(result.last_losses)
-    expected = {"content_alone", "content_pair", "content_de_alone", "prosody_pair", "eos", "eos_rate", "length_ratio"}
+    expected = {"content_alone", "content_pair", "content_en_alone", "prosody_pair", "eos", "eos_rate", "length_ratio"}
     assert expected <= set(result.validation)
     assert load_gpt(result.weights[0]).end_code == 64
 

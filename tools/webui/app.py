@@ -13,6 +13,9 @@ from tools.webui.theme import CSS, theme
 TEMPORARY_FILES_SECONDS = (3600, 24 * 3600)
 """How often temporary copies of audio are looked through, and the age at which they go."""
 
+LARGEST_UPLOAD = "1gb"
+"""Enough for hours of uncompressed speech, too little to fill a disk with one request."""
+
 Tab = Callable[[gr.Blocks, Services, gr.I18n], object]
 
 
@@ -72,6 +75,7 @@ def launch(
         share=False,
         ssr_mode=False,
         run_history=False,
+        max_file_size=LARGEST_UPLOAD,
         footer_links=["api", "settings"],
         allowed_paths=[str(services.output), str(Path(services.examples).resolve())],
         i18n=services.messages.frontend(),

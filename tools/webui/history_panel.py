@@ -1,5 +1,7 @@
 """Earlier outputs: listed from the sidecar files, played, and used again."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -15,7 +17,15 @@ from tools.webui.speaking import REFERENCE_NAMES, REFERENCES
 SHOWN = 50
 
 
-def build_history_panel(form: Form, services: Services, i18n: gr.I18n, rows: ReferenceRows) -> None:
+@dataclass(frozen=True)
+class HistoryPanel:
+    """How to bring the list up to date after a new output."""
+
+    refresh: Callable[..., dict]
+    outputs: list
+
+
+def build_history_panel(form: Form, services: Services, i18n: gr.I18n, rows: ReferenceRows) -> HistoryPanel:
     """A table of the newest outputs; a click plays one, a button puts its settings back."""
     with gr.Accordion(i18n("history.heading"), open=False, elem_id="history-accordion") as accordion:
         hint = gr.Markdown(i18n("history.empty"), elem_classes="quiet", elem_id="history-hint")
@@ -100,3 +110,4 @@ def build_history_panel(form: Form, services: Services, i18n: gr.I18n, rows: Ref
     # Queued, because a toast of an unqueued event never reaches the page.
     told = {**quiet, "queue": True, "concurrency_limit": None}
     reload.click(reload_settings, chosen, [*(form[name] for name in targets), *rows.outputs], **told)
+    return HistoryPanel(refresh_history, outputs)

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from tools.webui.form import Form
-from tools.webui.history_panel import build_history_panel
+from tools.webui.history_panel import HistoryPanel, build_history_panel
 from tools.webui.messages import guarded
 from tools.webui.options_panel import build_options_panel, build_pace_controls
 from tools.webui.output_panel import build_output_panel, build_text_panel
@@ -26,18 +26,18 @@ def build_inference_tab(app: gr.Blocks, services: Services, i18n: gr.I18n) -> Fo
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=320):
             rows = build_references_panel(form, services, i18n)
-            build_options_panel(form, services, i18n)
         with gr.Column(scale=7, min_width=320):
             build_text_panel(form, i18n)
             build_pace_controls(form, i18n)
             build_output_panel(form, i18n)
-            build_history_panel(form, services, i18n, rows)
-    _bind(form, services)
+            build_options_panel(form, services, i18n)
+            history = build_history_panel(form, services, i18n, rows)
+    _bind(form, services, history)
     remember(form, app)
     return form
 
 
-def _bind(form: Form, services: Services) -> None:
+def _bind(form: Form, services: Services, history: HistoryPanel) -> None:
     speak, stop = form["speak"], form["stop"]
     results = [form[name] for name in ("player", "table", "status", "seed", "last_run")]
     armed = speak.click(
@@ -52,7 +52,7 @@ def _bind(form: Form, services: Services) -> None:
         api_name="speak",
         show_progress_on=form["player"],
     )
-    spoken.then(
+    done = spoken.then(
         _disarm(services),
         form["status"],
         [speak, form["status"]],
@@ -60,6 +60,7 @@ def _bind(form: Form, services: Services) -> None:
         show_progress="hidden",
         api_visibility="private",
     )
+    done.then(history.refresh, None, history.outputs, queue=False, show_progress="hidden", api_visibility="private")
     # Queued, because a toast of an unqueued event never reaches the page; without a limit it never waits.
     stop.click(_stop(services), None, None, concurrency_limit=None, show_progress="hidden", api_visibility="private")
 

@@ -89,22 +89,33 @@ def _build_switches(form: Form, i18n: gr.I18n) -> None:
 
 def _build_model(form: Form, services: Services, i18n: gr.I18n) -> None:
     weights = services.weights
-    preset = form.add(
-        "preset",
-        gr.Dropdown(weights.preset_names(), value="nano", label=i18n("options.preset"), elem_id="preset"),
-    )
-    gpt = form.add(
-        "gpt_weights",
-        gr.Dropdown(
-            _choices(weights.gpt_names(), i18n), value=BUILT_IN, label=i18n("options.gpt"), elem_id="gpt-weights"
-        ),
-    )
-    vits2 = form.add(
-        "vits2_weights",
-        gr.Dropdown(
-            _choices(weights.vits2_names(), i18n), value=BUILT_IN, label=i18n("options.vits2"), elem_id="vits2-weights"
-        ),
-    )
+    with gr.Row():
+        preset = form.add(
+            "preset",
+            gr.Dropdown(
+                weights.preset_names(), value="nano", label=i18n("options.preset"), min_width=140, elem_id="preset"
+            ),
+        )
+        gpt = form.add(
+            "gpt_weights",
+            gr.Dropdown(
+                _choices(weights.gpt_names(), i18n),
+                value=BUILT_IN,
+                label=i18n("options.gpt"),
+                min_width=220,
+                elem_id="gpt-weights",
+            ),
+        )
+        vits2 = form.add(
+            "vits2_weights",
+            gr.Dropdown(
+                _choices(weights.vits2_names(), i18n),
+                value=BUILT_IN,
+                label=i18n("options.vits2"),
+                min_width=220,
+                elem_id="vits2-weights",
+            ),
+        )
     refresh = gr.Button(i18n("options.refresh"), size="sm", elem_id="refresh-weights")
     remark = gr.Markdown("", visible=False, elem_classes="warned", elem_id="preset-remark")
 

@@ -102,7 +102,14 @@ def _build_row(form: Form, services: Services, i18n: gr.I18n, number: int) -> No
         form.add(
             f"reference_{number}_weight",
             gr.Slider(
-                0, 1, 1, step=0.05, label=i18n("references.weight"), min_width=120, elem_id=f"reference-{number}-weight"
+                0,
+                1,
+                1,
+                step=0.05,
+                label=i18n("references.weight"),
+                min_width=150,
+                scale=2,
+                elem_id=f"reference-{number}-weight",
             ),
         )
         form.add(
@@ -113,7 +120,7 @@ def _build_row(form: Form, services: Services, i18n: gr.I18n, number: int) -> No
                 placeholder=i18n("references.text_hint"),
                 lines=2,
                 max_lines=4,
-                scale=2,
+                scale=3,
                 min_width=180,
                 elem_id=f"reference-{number}-text",
             ),
