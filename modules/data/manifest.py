@@ -26,7 +26,7 @@ class Utterance:
         speaker: name of the voice.
         language: a tag that is kept but never needed.
         text: what is said.
-        split: "train", "valid" or "test".
+        split: "train", "dev" or "test" as the list has it; nothing checks the name.
         seconds: length; 0 where unknown.
         licence, source: where the recording comes from.
     """
