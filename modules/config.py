@@ -161,7 +161,9 @@ def load(cls: type[T], path: Path) -> T:
 
 
 def load_preset(name: str) -> Preset:
-    """The preset of that name from `modules/presets/`."""
+    """The preset of that name from `modules/presets/`, or of a file when the name ends in `.json`."""
+    if name.endswith(".json"):
+        return load(Preset, Path(name))
     path = PRESETS / f"{name}.json"
     if not path.is_file():
         valid = ", ".join(sorted(p.stem for p in PRESETS.glob("*.json")))
