@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-steps", type=int, default=0, help="0 = off")
     parser.add_argument("--max-minutes", type=float, default=0.0, help="end, annealed, after so many minutes; 0 = off")
     parser.add_argument("--batch-frames", type=int, default=4096, help="padded positions in a batch")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--warmup-steps", type=int, default=100)
     parser.add_argument("--label-smoothing", type=float, default=0.0)
     parser.add_argument("--ema-decay", type=float, default=0.995)

@@ -37,7 +37,7 @@ class PowerSpectrum(torch.autograd.Function):
         spec = torch.fft.rfft(wav.unfold(1, window.shape[0], hop) * window)
         ctx.save_for_backward(spec, window)
         ctx.hop, ctx.samples = hop, wav.shape[1]
-        return torch.view_as_real(spec).square().sum(dim=-1)
+        return torch.addcmul(spec.real.square(), spec.imag, spec.imag)
 
     @staticmethod
     @once_differentiable

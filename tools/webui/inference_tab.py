@@ -52,15 +52,10 @@ def _bind(form: Form, services: Services, history: HistoryPanel) -> None:
         api_name="speak",
         show_progress_on=form["player"],
     )
-    done = spoken.then(
-        _disarm(services),
-        form["status"],
-        [speak, form["status"]],
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    done.then(history.refresh, None, history.outputs, queue=False, show_progress="hidden", api_visibility="private")
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    for ended in (spoken.success, spoken.failure):
+        ready = ended(_disarm(services), form["status"], [speak, form["status"]], **quiet)
+        ready.then(history.refresh, None, history.outputs, **quiet)
     # Queued, because a toast of an unqueued event never reaches the page; without a limit it never waits.
     stop.click(_stop(services), None, None, concurrency_limit=None, show_progress="hidden", api_visibility="private")
 

@@ -42,9 +42,16 @@ class Translator:
         if template is None:
             return str(error)
         try:
-            return template.format(**error.fields)
+            return template.format(**{name: _shown(value) for name, value in error.fields.items()})
         except (KeyError, IndexError, ValueError):
             return str(error)
+
+
+def _shown(value: object) -> object:
+    """A field as people know it: an uploaded file by its name, not by the temporary folder it was put into."""
+    if isinstance(value, str) and value.startswith(gr.utils.get_upload_folder()):
+        return Path(value).name
+    return value
 
 
 class Messages:

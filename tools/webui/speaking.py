@@ -136,17 +136,17 @@ class Speech:
         Raises:
             UserError: something in the form is wrong. Finished sentences are saved and shown before any failure.
         """
-        from modules.inference.voice import Voice
-
         values, say = self.values, self.say
         if not (values.get("text") or "").strip():
             raise UserError("text_empty", "There is no text to speak; type at least one word.")
         self.rows = reference_rows(values)
-        options = speak_options(values)
         choice = model_choice(values)
         self._check_freeze(choice)
         if not self.services.engine.is_loaded(choice):
             self.progress(0.0, say("message.loading_model"))
+        from modules.inference.voice import Voice  # here, because it imports torch: cheap mistakes are told before
+
+        options = speak_options(values)
         synthesizer = self.services.engine.synthesizer(choice)
         self.progress(0.0, say("message.listening"))
         references = self._load_references(synthesizer)
