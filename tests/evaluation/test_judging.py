@@ -7,19 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modules.checkpoint import Lineage
 from modules.corpus.phones import INVENTORY
 from modules.data.store import StoreWriter
 from modules.errors import UserError
-from modules.evaluation import fusion, sound
+from modules.evaluation import fusion, odd, sound, speed
 from modules.evaluation.clips import Clip, own_reference, real_clips, sentences, voice_tests
 from modules.evaluation.fusion import unlike_pairs
-from modules.evaluation.judging import JudgeOptions, open_judge, run_part
+from modules.evaluation.judging import Judge, JudgeOptions, open_judge, run_part
 from modules.evaluation.packages import need
 from modules.evaluation.results import Finding, Ledger, Table, write_finding, write_report
 from modules.evaluation.sound import band_levels_db, clipped_share, pitch_agreement, silent_share
 from modules.evaluation.speaking import longest_loop, longest_run
 from modules.evaluation.voices import centroid, identified_share, likeness
-from tests.tiny import build_tiny_model_folder, synthetic_speech, write_wav
+from modules.vits2.model import VITS2, load_vits2, save_vits2
+from tests.tiny import build_tiny_model_folder, synthetic_speech, tiny_preset, write_wav
+from tools import evaluate
 
 
 def _unit(rng: np.random.Generator, count: int, size: int = 16) -> np.ndarray:
@@ -139,7 +142,7 @@ def _manifest(folder: Path) -> Path:
     rows = [
         [f"{speaker}_{n}.wav", split, speaker, "en", "3.0", f"Real words number {n}.", "male"]
         for speaker, split in (("anna", "test"), ("bert", "test"), ("carl", "train"), ("kerstin", "test"))
-        for n in range(2 if speaker != "dora" else 1)
+        for n in range(2)
     ]
     for number, row in enumerate(rows):
         write_wav(folder / row[0], synthetic_speech(3.0, f0_hz=110 + 25 * number, seed=number))
@@ -177,32 +180,46 @@ def test_a_missing_package_names_the_remedy() -> None:
     assert caught.value.code == "judge_package_missing" and "requirements-judge.txt" in str(caught.value)
 
 
-@pytest.fixture
-def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A tiny system, two synthetic and two real voices, an ear that looks at the spectrum."""
-    with StoreWriter(tmp_path / "corpus") as writer:
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny system, a corpus of two voices and two real speakers; outputs are kept from test to test."""
+    folder = tmp_path_factory.mktemp("judge")
+    with StoreWriter(folder / "corpus") as writer:
         for number in range(8):
             wav = synthetic_speech(3.0, 22050, 120 + 60 * (number % 2), number)
             writer.add(
                 f"{number:032x}", speaker=f"voice{number % 2}", language=("en", "de")[number // 4], split="test",
-                text=f"the quick brown fox {number}", seconds=3.0, source="synthetic", licence="", sample_rate=22050,
+                text=f"quick fox {number}", seconds=3.0, source="synthetic", licence="", sample_rate=22050,
                 audio=(wav * 32767).astype(np.int16), phones="_ a b c _", phone_ends=np.zeros(0, np.int32),
             )  # fmt: skip
-    (tmp_path / "real").mkdir()
+    (folder / "real").mkdir()
+    _manifest(folder / "real")
+    build_tiny_model_folder(folder / "models")
+    preset = tiny_preset()
+    shipped = load_vits2(folder / "models" / "vits2.safetensors")
+    whole = VITS2(preset.vits2, preset.audio, shipped.codebook_sizes, shipped.text_vocab, shipped.token_rate)
+    save_vits2(folder / "posterior.safetensors", whole, Lineage("tiny", "vits2", 0, 0), include_posterior=True)
+    return folder
+
+
+@pytest.fixture
+def judge(place: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
+    """A judge whose ear for voices looks at the spectrum."""
     options = JudgeOptions(
-        build_tiny_model_folder(tmp_path / "models"), (tmp_path / "corpus",), _manifest(tmp_path / "real"),
-        count=2, voices=2, device="cpu",
+        place / "models", (place / "corpus",), place / "real" / "manifest.tsv",
+        posterior=place / "posterior.safetensors", count=1, voices=2, device="cpu",
     )  # fmt: skip
-    judge = open_judge(options, tmp_path / "out")
+    judge = open_judge(options, place / "out")
     judge.__dict__["embedder"] = lambda wav: centroid([10 ** (band_levels_db(wav, 16000, range(0, 8000, 500)) / 20)])
     monkeypatch.setattr(fusion, "SENTENCES", 1)
+    monkeypatch.setattr(fusion, "WEIGHTS", (1.0, 0.5, 0.0))
     monkeypatch.setattr(fusion, "MODES", {"both": {}})
     return judge
 
 
-def test_a_request_is_answered_once_and_survives_a_new_judge(judge) -> None:
+def test_a_request_is_answered_once_and_survives_a_new_judge(judge: Judge) -> None:
     first = judge.say_all("synthetic")
-    assert len(first) == 4 and len(judge.requests["real"]) == 4
+    assert len(first) == 2 and len(judge.requests["real"]) == 4
     assert {request.sentence.speaker for request, _ in first} == {request.reference.speaker for request, _ in first}
     again = open_judge(judge.options, judge.folder)
     again.speaker._speak = None  # would fail if anything had to be spoken
@@ -210,18 +227,36 @@ def test_a_request_is_answered_once_and_survives_a_new_judge(judge) -> None:
     assert all(spoken.seconds > 0 and spoken.frames > 0 and spoken.text_units > 0 for _, spoken in first)
 
 
-def test_a_small_judgement_runs_to_its_tables(judge) -> None:
+def test_a_small_judgement_runs_to_its_tables(judge: Judge) -> None:
     pytest.importorskip("pyworld")
     for part in ("sound", "fusion", "voices"):
         finding = run_part(part, judge)
         assert finding.part == part and all(table.rows for table in finding.tables)
         write_finding(judge.folder, finding)
         assert (judge.folder / f"{part}.md").is_file()
+    assert "copy-synthesis" in finding.values["real"]
     ends = run_part("fusion", judge).values["ends"]
     assert ends["equal"] == ends["pairs"] == 1
 
 
-def test_phones_are_judged_by_any_recogniser(judge) -> None:
+def test_odd_texts_are_spoken_or_refused_and_speed_is_timed(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(odd, "TEXTS", {"empty": "  ", "one word": "Hi", "emoji": "😀"})
+    monkeypatch.setattr(speed, "ROUNDS", 1)
+    monkeypatch.setattr(speed, "THREADS", (1,))
+    found = run_part("odd", judge).values
+    assert found["crashes"] == 0
+    assert [item["result"].split(":")[0] for item in found["texts"]][0] == "refused"
+    values = run_part("speed", judge).values
+    assert values["one reference, 1 threads"][0]["sound"] > 0
+
+
+def test_the_tool_tells_a_mistake_in_one_line(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    flags = ["--corpus", str(place / "corpus"), "--output", str(tmp_path), "--device", "cpu"]
+    assert evaluate.main(["odd", *flags, "--models", str(tmp_path / "none")]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_phones_are_judged_by_any_recogniser(judge: Judge) -> None:
     pytest.importorskip("pocketsphinx")
 
     class Deaf:
@@ -237,7 +272,7 @@ def test_phones_are_judged_by_any_recogniser(judge) -> None:
     assert set("abc") <= set(INVENTORY)
 
 
-def test_without_a_recogniser_the_remedy_is_told(judge) -> None:
+def test_without_a_recogniser_the_remedy_is_told(judge: Judge) -> None:
     with pytest.raises(UserError) as caught:
         _ = judge.recognizer
     assert caught.value.code == "judge_no_recognizer"
