@@ -245,7 +245,7 @@ def test_odd_texts_are_spoken_or_refused_and_speed_is_timed(judge: Judge, monkey
     monkeypatch.setattr(speed, "THREADS", (1,))
     found = run_part("odd", judge).values
     assert found["crashes"] == 0
-    assert [item["result"].split(":")[0] for item in found["texts"]][0] == "refused"
+    assert found["texts"][0]["result"].startswith("refused")
     values = run_part("speed", judge).values
     assert values["one reference, 1 threads"][0]["sound"] > 0
 
