@@ -9,5 +9,5 @@ set_up --dev || exit
 failed=0
 .venv/bin/python -m ruff check . || failed=1
 .venv/bin/python -m ruff format --check . || failed=1
-.venv/bin/python -m pytest -q -rs "$@" || failed=1
+.venv/bin/python -m pytest -c pyproject.toml -q -rs "$@" || failed=1
 exit $failed

@@ -17,11 +17,6 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 torch.set_num_threads(1)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--speech", metavar="DIR", help="folder of real recordings, for the tests that need some")
-    parser.addoption("--require-browser", action="store_true", help="a browser test that is skipped counts as failed")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     folder = config.getoption("--speech")
     if folder and not Path(folder).is_dir():

@@ -46,6 +46,7 @@ PACE = (0.33, 3.0)
 
 def judge_odd(judge: Judge) -> Finding:
     """Texts with one good reference, then one good text with odd references."""
+    judge.speaker.reference(_good_reference(judge))  # a missing model is told here, not counted as a refusal
     texts = [_try_text(judge, name, text) for name, text in TEXTS.items()]
     references = _references(judge)
     values = {"texts": texts, "references": references}

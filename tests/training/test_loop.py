@@ -64,7 +64,7 @@ class Regression:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(3, 8), Center(8), nn.Dropout(0.2), nn.Linear(8, 1))
         self.modules = {"model": self.model}
-        self.optimizers = {"fit": muon_and_adamw([self.model], rate)}
+        self.optimizers = {"fit": muon_and_adamw(self.model, rate)}
         self.kill_at, self.calls, self.saved, self.history = kill_at, 0, [], []
         self.validated: list[dict[str, torch.Tensor]] = []
 

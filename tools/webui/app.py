@@ -44,7 +44,7 @@ def build_app(services: Services, tabs: Sequence[tuple[str, Tab]] = ()) -> gr.Bl
             say = services.messages.for_request(request)
             return say("page.device", device=services.engine.device_name())
 
-        app.load(show_device, None, device, show_progress="hidden", api_visibility="private", concurrency_limit=None)
+        app.load(show_device, None, device, queue=False, show_progress="hidden", api_visibility="private")
     return app
 
 
