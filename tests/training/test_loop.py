@@ -375,6 +375,7 @@ def test_schedule_warms_up_and_anneals_to_the_end_of_steps_or_minutes():
 
 def test_groups_keep_their_ratio_of_rates(tmp_path):
     stage = Regression()
+    stage.optimizers["fit"].param_groups[0]["lr"] = 0.1
     config = settings(max_steps=6, warmup_steps=0, log_every_steps=1)
     train(stage, make_loader(), config, tmp_path, resume=False, device=CPU)
     factor = learning_rate_factor(config, 5, 0.0)
