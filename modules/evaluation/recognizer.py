@@ -152,9 +152,7 @@ class PhoneRecognizer(nn.Module):
             x = layer(x, mask)
         x = self.out_norm(x + self.join(self._recur(x, states)))
         shape = (len(x), LABELS_PER_STATE * longest, len(self.labels) + 1)
-        return Heard(
-            self.ctc_head(x).reshape(shape), self.frame_head(x).reshape(shape), states * LABELS_PER_STATE
-        )
+        return Heard(self.ctc_head(x).reshape(shape), self.frame_head(x).reshape(shape), states * LABELS_PER_STATE)
 
     def _features(self, bands: Tensor, lags: Tensor, mask: Tensor) -> Tensor:
         """Bands with mean and variance normalised over each clip, masked at random while training, beside the lags."""

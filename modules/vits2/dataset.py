@@ -157,9 +157,7 @@ class DecoderDataset:
                 break
         return _to_float(np.concatenate(pieces))
 
-    def _split_clip(
-        self, audio: np.ndarray, tokens: int, rng: np.random.Generator
-    ) -> tuple[int, int, np.ndarray]:
+    def _split_clip(self, audio: np.ndarray, tokens: int, rng: np.random.Generator) -> tuple[int, int, np.ndarray]:
         """Start and length of a window in one half of a lonely clip, and the other half for style."""
         half = tokens // 2
         length = max(1, min(self.window_tokens, half))

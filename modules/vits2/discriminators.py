@@ -61,9 +61,7 @@ class SpectrumDiscriminator(nn.Module):
             (2 * width, 2 * width, (3, 3), (1, 1)),
         )
         self.convs = nn.ModuleList(
-            parametrizations.weight_norm(
-                nn.Conv2d(a, b, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2))
-            )
+            parametrizations.weight_norm(nn.Conv2d(a, b, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2)))
             for a, b, kernel, stride in shapes
         )
         self.out = nn.Conv2d(2 * width, 1, 3, padding=1)

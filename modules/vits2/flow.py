@@ -21,9 +21,7 @@ class Coupling(nn.Module):
         super().__init__()
         half = config.latent // 2
         self.entry = nn.Linear(half, config.hidden)
-        self.block = TransformerBlock(
-            config.hidden, config.heads, 2 * config.hidden, config.style_dim, config.dropout
-        )
+        self.block = TransformerBlock(config.hidden, config.heads, 2 * config.hidden, config.style_dim, config.dropout)
         self.wavenet = WaveNet(config.hidden, config.flow_layers, kernel=3)
         self.out = nn.Conv1d(config.hidden, half, 1)
         # A flow that starts as the identity does no harm while the encoders find their feet.

@@ -88,9 +88,7 @@ class SourceFilterHead(nn.Module):
         noise = math.log(0.02) - 0.3 * octaves
         self.out.bias.copy_(torch.cat((harmonic, noise, torch.zeros(self.bins))))
 
-    def excitation(
-        self, f0: Tensor, noise: Tensor, start: Tensor | None, mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def excitation(self, f0: Tensor, noise: Tensor, start: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Spectra of pulses and noise, complex [B, N, F] each. f0 [B, N] Hz, noise [B, S], mask float [B, N]."""
         with torch.no_grad():
             pulses = pulse_train(f0, self.sample_rate, self.hop, start)

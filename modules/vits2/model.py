@@ -218,9 +218,7 @@ class VITS2(nn.Module):
         wav, _ = self.head(z, f0, style, lengths, noise.to(mel))
         return wav.float()
 
-    def _contour(
-        self, codes: Tensor, lengths: Tensor, median_hz: Tensor, f0: Tensor | None, points: int
-    ) -> Tensor:
+    def _contour(self, codes: Tensor, lengths: Tensor, median_hz: Tensor, f0: Tensor | None, points: int) -> Tensor:
         """f0 [B, points] Hz: the one given (cut or extended by silence), else what the prosody stream says."""
         if f0 is None:
             if len(self.codebook_sizes) <= PROSODY_STREAM:
