@@ -27,6 +27,19 @@ SENTENCES = {
     "es": "Hoy hace muy buen tiempo.",
     "zh": "今天的天气很好。",
 }
+CLOSED_SET = (
+    "The cat is sleeping on the table.",
+    "Please open the window.",
+    "I would like a cup of coffee.",
+    "Where is the train station?",
+    "The book was written many years ago.",
+    "You can change the settings here.",
+    "She walked along the river.",
+    "This is a very small house.",
+    "Tomorrow we will go home.",
+    "Save the file before you close it.",
+)
+KNOWN_LEAST = 6
 GAP_LEAST = 0.05
 
 
@@ -68,17 +81,6 @@ def test_every_language_is_spoken_to_its_end(nano: Synthesizer, language: str) -
         assert np.sqrt(np.mean(wav**2)) > 0.02 and np.abs(wav).max() < 1.0
 
 
-def test_the_pitch_is_the_references(nano: Synthesizer) -> None:
-    """In three voices of four: a low voice's weak fundamental is still taken for a harmonic now and then."""
-    near = 0
-    for entry in _voices():
-        voice = _voice(nano, entry)
-        _, wav = _say(nano, voice, SENTENCES["en"])
-        wanted = _median_hz(voice.references[0].wav.numpy(), nano.sample_rate)
-        near += abs(12 * math.log2(_median_hz(wav, nano.sample_rate) / wanted)) < 4.0
-    assert near >= 3
-
-
 def test_the_same_seed_gives_the_same_samples(nano: Synthesizer) -> None:
     voice = _voice(nano, _voices()[0])
     assert np.array_equal(_say(nano, voice, SENTENCES["de"], 5)[1], _say(nano, voice, SENTENCES["de"], 5)[1])
@@ -103,3 +105,27 @@ def test_the_language_model_reads_its_text(nano: Synthesizer) -> None:
 
 def _content_loss(model: torch.nn.Module, batch) -> float:
     return float(torch.nn.functional.cross_entropy(model(batch)[0].float(), batch.targets[:, 0]))
+
+
+def test_the_pitch_is_the_references(nano: Synthesizer) -> None:
+    for entry in _voices():
+        voice = _voice(nano, entry)
+        _, wav = _say(nano, voice, SENTENCES["en"])
+        wanted = _median_hz(voice.references[0].wav.numpy(), nano.sample_rate)
+        assert abs(12 * math.log2(_median_hz(wav, nano.sample_rate) / wanted)) < 4.0, entry["file"]
+
+
+# The floor that nano has to reach and does not after its first round; take the mark away when it does.
+@pytest.mark.xfail(strict=True, reason="first training round: 3 of 10 sentences are known")
+def test_an_outside_recogniser_knows_which_sentence_it_hears(nano: Synthesizer) -> None:
+    pytest.importorskip("pocketsphinx", reason="pocketsphinx is not installed (requirements-dev.txt)")
+    from modules.evaluation.english import SAMPLE_RATE, EnglishListener
+
+    listener = EnglishListener()
+    listener.expect(CLOSED_SET)
+    voices = [_voice(nano, entry) for entry in _voices()]
+    right = 0
+    for n, sentence in enumerate(CLOSED_SET):
+        _, wav = _say(nano, voices[n % len(voices)], sentence)
+        right += listener.which(resample(wav, nano.sample_rate, SAMPLE_RATE)) == n
+    assert right >= KNOWN_LEAST, f"{right} of {len(CLOSED_SET)}"
