@@ -45,6 +45,7 @@ class TextConfig:
     """How text becomes ids and, optionally, features."""
 
     vocab_size: int = field(2048, "size of the byte-level BPE, special tokens included", 270, 300000)
+    max_token_length: int = field(0, "longest merge of the BPE in bytes; 0 = no limit", 0, 64)
     features: Literal["embedding", "features", "both"] = field(
         "embedding", "learned embedding of ids, BGE-M3 features alone, or both added"
     )

@@ -31,11 +31,11 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def device_label(device: torch.device) -> str:
-    """A device's name for people, such as "NVIDIA H100 (cuda:0)" or "CPU, 8 threads"."""
+    """A device's name for people, such as "NVIDIA H100 (cuda:0)" or "CPU × 8" (threads)."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} (cuda:{device.index or 0})"
     if device.type == "cpu":
-        return f"CPU, {torch.get_num_threads()} threads"
+        return f"CPU × {torch.get_num_threads()}"
     return "Apple GPU (mps)" if device.type == "mps" else str(device)
 
 

@@ -27,6 +27,8 @@ from modules.speech.train import TokenizerStage, load_tokenizer
 from modules.text.tokenizer import TextTokenizer
 from modules.training.loop import LoopConfig, train
 
+MOST_REPEATS = 8
+
 
 def main(argv: list[str] | None = None) -> int:
     """Parse flags and run one of the two trainings."""
@@ -40,18 +42,32 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train_text(arguments: argparse.Namespace) -> None:
-    """Learn BPE merges from the training sentences of the corpora."""
+    """Learn BPE merges from the training sentences of the corpora, every language about as heavy as the largest."""
     preset = load_preset(arguments.preset)
-    texts = []
+    by_language: dict[str, list[str]] = {}
     for store in map(FeatureStore, arguments.corpus):
         for text, split, language in zip(*(store.column(c) for c in ("text", "split", "language")), strict=True):
             if split == "train" and (not arguments.language or language in arguments.language):
-                texts.append(text)
-    tokenizer = TextTokenizer.train(sorted(texts), preset.text.vocab_size)
+                by_language.setdefault(language, []).append(text)
+    texts = [text for language in sorted(by_language) for text in sorted(by_language[language])]
+    balanced = balance_languages(by_language)
+    tokenizer = TextTokenizer.train(balanced, preset.text.vocab_size, preset.text.max_token_length)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(arguments.output)
     units = sum(len(tokenizer.encode(t)) for t in texts[:2000]) / max(1, sum(len(t) for t in texts[:2000]))
     print(f"{len(texts)} sentences, {tokenizer.size} ids, {units:.2f} ids per character: {arguments.output}")
+
+
+def balance_languages(texts: dict[str, list[str]], most: int = MOST_REPEATS) -> list[str]:
+    """Sentences of all languages, those of a small language repeated until it holds about as many characters as the
+    largest, `most` times at most: else the merges go to the language with the most text."""
+    characters = {language: sum(map(len, sentences)) for language, sentences in texts.items()}
+    largest = max(characters.values(), default=0)
+    balanced = []
+    for language in sorted(texts):
+        repeats = min(most, max(1, round(largest / max(1, characters[language]))))
+        balanced += sorted(texts[language]) * repeats
+    return balanced
 
 
 def train_speech(arguments: argparse.Namespace) -> None:

@@ -51,8 +51,15 @@ def _run(arguments: argparse.Namespace) -> None:
     batch_size = max(2, round(arguments.batch_seconds / arguments.window_seconds))
     sampler = BalancedSampler(dataset, batch_size, arguments.synthetic_share, arguments.seed)
     loader = Loader(dataset, sampler, dataset.collate, workers=arguments.workers)
+    sizes = _codebook_sizes(arguments, preset)
+    levels = preset.tokenizer.levels if preset.tokenizer.quantizer == "fsq" else ()
     model = VITS2(
-        preset.vits2, preset.audio, _codebook_sizes(arguments, preset), _text_vocab(arguments, preset), token_rate
+        preset.vits2,
+        preset.audio,
+        sizes,
+        _text_vocab(arguments, preset),
+        token_rate,
+        fsq_levels=levels if levels and int(np.prod(levels)) == sizes[0] else None,
     )
     if arguments.init:
         missing, differing = warm_start(model, arguments.init)

@@ -24,36 +24,9 @@ from modules.checkpoint import Lineage, load_weights, save_weights
 from modules.config import GPTConfig, TextConfig, from_dict, to_dict
 from modules.errors import UserError
 from modules.gpt.sequence import KINDS, Sequences
+from modules.speech.code_table import CodeTable
 
 INIT_STD = 0.02
-
-
-class CodeTable(nn.Module):
-    """Vectors of a codebook: a free table, plus a table per FSQ digit when the levels are known.
-
-    Args:
-        size: number of codes.
-        hidden: width of a vector.
-        levels: FSQ levels; their product must be `size`. Digit d of a code is
-            (code // (levels[0] * .. * levels[d-1])) % levels[d].
-    """
-
-    def __init__(self, size: int, hidden: int, levels: Sequence[int] | None = None):
-        super().__init__()
-        if levels and math.prod(levels) != size:
-            raise ValueError(f"FSQ levels {tuple(levels)} do not make {size} codes")
-        self.free = nn.Parameter(torch.randn(size, hidden) * INIT_STD)
-        self.digits = nn.ParameterList([nn.Parameter(torch.randn(n, hidden) * INIT_STD) for n in levels or ()])
-
-    def matrix(self) -> Tensor:
-        """All vectors, [size, H]."""
-        table, step = self.free, 1
-        for digit in self.digits:
-            # Digit d counts up every `step` codes: repeat each row `step` times, then the block to the end.
-            block = digit.repeat_interleave(step, 0)
-            table = (table.view(-1, *block.shape) + block).view_as(table)
-            step *= digit.shape[0]
-        return table
 
 
 class TextEmbedding(nn.Module):

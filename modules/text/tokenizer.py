@@ -19,11 +19,13 @@ class TextTokenizer:
         self._inner = inner
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> "TextTokenizer":
+    def train(cls, texts: Iterable[str], vocab_size: int, max_token_length: int = 0) -> "TextTokenizer":
         """Learn merges from texts.
 
         Args:
             vocab_size: size of the vocabulary, the 256 bytes and the padding included.
+            max_token_length: longest merge in bytes, 0 for no limit. A short limit keeps the units near to sounds,
+                so that a small model learns spelling instead of words; 3 still holds a hanzi in one unit.
         """
         from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -33,11 +35,14 @@ class TextTokenizer:
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
         inner.decoder = decoders.ByteLevel()
+        # The library counts its limit from one above.
+        limit = max_token_length + 1 if max_token_length else None
         # Padding is a slot of the trainer's, and then taken out of the added tokens, so that no text maps to it.
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size - 1,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
+            max_token_length=limit,
         )
         inner.train_from_iterator(texts, trainer)
         return cls(inner)

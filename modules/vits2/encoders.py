@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.config import VITS2Config
+from modules.speech.code_table import CodeTable
 from modules.vits2.layers import Attention, Film, TransformerBlock, WaveNet, length_mask, local_attention_mask
 
 PITCH_FEATURES = 2
@@ -74,15 +75,23 @@ class TextAttention(nn.Module):
 class PriorEncoder(nn.Module):
     """Speech tokens, pitch, text and style -> mean and log-scale of the prior over z.
 
-    Each codebook has a learned table; their sum at the token rate is repeated to the decoder's frames. The token
+    Each codebook has a learned table (`CodeTable`; with digits when stream 0 is an FSQ code); their sum at the token rate is repeated to the decoder's frames. The token
     tables are the only audio input, so the same class serves any number of codebooks.
     """
 
-    def __init__(self, config: VITS2Config, codebook_sizes: tuple[int, ...], vocab: int):
+    def __init__(
+        self,
+        config: VITS2Config,
+        codebook_sizes: tuple[int, ...],
+        vocab: int,
+        fsq_levels: tuple[int, ...] | None = None,
+    ):
         super().__init__()
-        self.embed = nn.ModuleList(nn.Embedding(size, config.hidden) for size in codebook_sizes)
-        for table in self.embed:
-            nn.init.normal_(table.weight, std=0.5)
+        levels = [fsq_levels] + [None] * (len(codebook_sizes) - 1)
+        self.embed = nn.ModuleList(
+            CodeTable(size, config.hidden, digits, std=0.25)
+            for size, digits in zip(codebook_sizes, levels, strict=True)
+        )
         self.pitch = nn.Linear(PITCH_FEATURES, config.hidden)
         self.smooth = nn.Conv1d(config.hidden, config.hidden, 3, padding=1)
         self.blocks = nn.ModuleList(
@@ -110,7 +119,7 @@ class PriorEncoder(nn.Module):
 
         T is `frames`; tokens are repeated to cover it.
         """
-        x = sum(table(codes[:, :, index]) for index, table in enumerate(self.embed))
+        x = sum(F.embedding(codes[:, :, index], table.matrix()) for index, table in enumerate(self.embed))
         x = x.repeat_interleave(-(-frames // codes.shape[1]), dim=1)[:, :frames]
         mask = length_mask(lengths, frames)
         gate = mask[:, :, None].to(x.dtype)

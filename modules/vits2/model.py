@@ -49,6 +49,7 @@ class VITS2(nn.Module):
         codebook_sizes: one entry per token stream; stream 1, when there is one, carries relative pitch.
         text_vocab: number of text ids.
         token_rate: tokens per second.
+        fsq_levels: levels behind stream 0 when it is an FSQ code, else None.
         posterior: build the posterior encoder (training, copy-synthesis); inference does without.
     """
 
@@ -60,16 +61,18 @@ class VITS2(nn.Module):
         text_vocab: int,
         token_rate: float = 25.0,
         *,
+        fsq_levels: Sequence[int] | None = None,
         posterior: bool = True,
     ):
         super().__init__()
+        self.fsq_levels = tuple(fsq_levels) if fsq_levels else None
         self.config, self.audio = config, audio
         self.codebook_sizes, self.text_vocab, self.token_rate = tuple(codebook_sizes), text_vocab, token_rate
         self.frames_per_token = round(audio.frame_rate / token_rate)
         self.pitch_per_frame = round(F0_FRAME_RATE_HZ / audio.frame_rate)
         self.mel = LogMel(audio.sample_rate, audio.n_fft, audio.hop_length, audio.n_mels)
         self.style_encoder = StyleEncoder(audio.n_mels, config.style_dim, config.hidden)
-        self.prior = PriorEncoder(config, self.codebook_sizes, text_vocab)
+        self.prior = PriorEncoder(config, self.codebook_sizes, text_vocab, self.fsq_levels)
         self.flow = Flow(config)
         self.head = (SourceFilterHead if config.head == "istft" else HifiGanHead)(config, audio)
         self.posterior = PosteriorEncoder(config, audio.n_mels) if posterior else None
@@ -243,6 +246,7 @@ def save_vits2(
         "codebook_sizes": list(model.codebook_sizes),
         "text_vocab": model.text_vocab,
         "token_rate": model.token_rate,
+        "fsq_levels": list(model.fsq_levels) if model.fsq_levels else None,
     }
     state = {k: v for k, v in model.state_dict().items() if include_posterior or not k.startswith(POSTERIOR_PREFIX)}
     return save_weights(path, state, config, lineage, dtype)
@@ -268,6 +272,7 @@ def load_vits2(path: Path) -> VITS2:
         weights.config["codebook_sizes"],
         weights.config["text_vocab"],
         weights.config["token_rate"],
+        fsq_levels=weights.config.get("fsq_levels"),
         posterior=any(name.startswith(POSTERIOR_PREFIX) for name in weights.state),
     )
     model.load_state_dict(weights.state)

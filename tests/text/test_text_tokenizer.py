@@ -36,6 +36,15 @@ def test_user_text_never_gives_padding(tokenizer: TextTokenizer) -> None:
         assert ids and min(ids) >= 1 and max(ids) < tokenizer.size
 
 
+@pytest.mark.parametrize("longest", (2, 3))
+def test_no_unit_is_longer_than_the_limit_and_some_reach_it(longest: int) -> None:
+    tokenizer = TextTokenizer.train(CORPUS * 20, 400, longest)
+    units = {len(tokenizer.decode([i]).encode()) for text in CORPUS[::2] for i in tokenizer.encode("the " + text)}
+    latin = {len(tokenizer.decode([i])) for i in tokenizer.encode(CORPUS[0])}
+    assert max(latin) == longest
+    assert longest < 3 or max(units) == 3  # a hanzi is three bytes
+
+
 def test_saved_and_loaded_tokenizer_is_the_same(tokenizer: TextTokenizer, tmp_path) -> None:
     path = tmp_path / "tokenizer.json"
     tokenizer.save(path)

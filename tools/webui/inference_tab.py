@@ -28,8 +28,8 @@ def build_inference_tab(app: gr.Blocks, services: Services, i18n: gr.I18n) -> Fo
             rows = build_references_panel(form, services, i18n)
         with gr.Column(scale=7, min_width=320):
             build_text_panel(form, i18n)
-            build_pace_controls(form, i18n)
             build_output_panel(form, i18n)
+            build_pace_controls(form, i18n)
             build_options_panel(form, services, i18n)
             history = build_history_panel(form, services, i18n, rows)
     _bind(form, services, history)
