@@ -75,8 +75,9 @@ class TextAttention(nn.Module):
 class PriorEncoder(nn.Module):
     """Speech tokens, pitch, text and style -> mean and log-scale of the prior over z.
 
-    Each codebook has a learned table (`CodeTable`; with digits when stream 0 is an FSQ code); their sum at the token rate is repeated to the decoder's frames. The token
-    tables are the only audio input, so the same class serves any number of codebooks.
+    Each codebook has a learned table (with digits when stream 0 is an FSQ code); their sum at the token rate is
+    repeated to the decoder's frames. The token tables are the only audio input, so the same class serves any number
+    of codebooks.
     """
 
     def __init__(
