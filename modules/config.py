@@ -81,6 +81,9 @@ class GPTConfig:
     intermediate: int = field(1024, "feed-forward width", 16, 32768)
     max_positions: int = field(4096, "longest sequence", 64, 131072)
     rope_theta: float = field(10000.0, "rotary base", 100, 1e8)
+    positions: Literal["sequence", "aligned"] = field(
+        "sequence", "RoPE positions in order, or text units where their sound is expected"
+    )
     dropout: float = field(0.1, "dropout on embeddings and residuals in training", 0, 0.9)
 
 

@@ -10,6 +10,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
+
 from modules.checkpoint import file_hash
 from modules.config import Preset, load_preset
 from modules.data.batching import Loader
@@ -21,6 +23,7 @@ from modules.gpt.dataset import (
     MixSampler,
     PromptDataset,
     batches_of,
+    measure_unit_frames,
     quiet_codes,
     validation_rows,
 )
@@ -61,6 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     dataset = PromptDataset(arguments.store, "train", mix, features)
     model.statistics |= {"frames_per_unit": dataset.frames_per_unit, "quiet_codes": quiet_codes(dataset)}
+    if model.config.positions == "aligned" and not arguments.init:
+        model.unit_frames.copy_(torch.from_numpy(measure_unit_frames(dataset, model.text_vocab)))
     sampler = MixSampler(dataset, arguments.batch_frames, arguments.seed)
     loader = Loader(dataset, sampler, Collate(model.end_code), workers=arguments.workers)
     options = StageOptions(

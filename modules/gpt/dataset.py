@@ -143,6 +143,10 @@ class PromptDataset:
             features = features.reshape(len(values["text_ids"]), -1)[: len(text_ids)]
         return Part(text_ids, values["codes"].reshape(int(self.frames[utterance]), -1), features)
 
+    def text_ids(self, utterance: int) -> np.ndarray:
+        """Text units of an utterance, int [U]."""
+        return self._stores[self.store_of[utterance]].row(int(self.row_of[utterance]), ("text_ids",))["text_ids"]
+
     def target_weights(self) -> np.ndarray:
         """How often each utterance is a target in an epoch, 1 on average: [len(self)]."""
         count = np.bincount(self.language_of).astype(np.float64)
@@ -261,6 +265,22 @@ def quiet_codes(dataset: PromptDataset, samples: int = 500, run: int = 8, cover:
     ranked = sorted(counts, key=counts.__getitem__, reverse=True)
     covered = np.cumsum([counts[code] for code in ranked])
     return ranked[: int(np.searchsorted(covered, cover * covered[-1])) + 1] if ranked else []
+
+
+def measure_unit_frames(dataset: PromptDataset, vocab: int, strength: float = 20.0, least: float = 0.2) -> np.ndarray:
+    """Speech frames that each text unit usually takes: float32 [vocab].
+
+    Ridge regression of the lengths of the utterances on the counts of their units; `strength` counts as so many
+    sightings of the mean length, so that rare units stay near it.
+    """
+    usual = dataset.frames_per_unit
+    gram, moment = strength * np.eye(vocab), np.zeros(vocab)
+    for start in range(0, len(dataset), 2048):
+        rows = range(start, min(start + 2048, len(dataset)))
+        counts = np.stack([np.bincount(dataset.text_ids(i), minlength=vocab)[:vocab] for i in rows]).astype(np.float32)
+        gram += counts.T @ counts
+        moment += counts.T @ (dataset.frames[start : start + len(counts)] - usual * counts.sum(1))
+    return np.maximum(usual + np.linalg.solve(gram, moment), least).astype(np.float32)
 
 
 def _row_length(row: Row) -> int:

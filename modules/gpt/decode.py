@@ -172,7 +172,7 @@ class Decoder:
         generator = torch.Generator()
         generator.manual_seed(options.seed) if options.seed is not None else generator.seed()
         with torch.inference_mode():
-            hidden, cache, weights, limit = self._prefill(prompts, options)
+            hidden, cache, place, weights, limit = self._prefill(prompts, options)
             chooser = _FrameChooser(self, options, weights, generator)
             frames: list[list[int]] = []
             content: list[int] = []
@@ -192,10 +192,14 @@ class Decoder:
                     return self._result(frames[: len(frames) - detector.length], "guard")
                 if len(frames) >= limit:
                     return self._result(frames, "limit")
-                hidden = self._engine(self._embed(frame).expand(len(hidden), 1, -1), cache)[:, -1]
+                place = None if place is None else place + 1
+                hidden = self._engine(self._embed(frame).expand(len(hidden), 1, -1), cache, place)[:, -1]
 
-    def _prefill(self, prompts: list[Prompt], options: DecodeOptions) -> tuple[Tensor, Cache, Tensor | None, int]:
-        """Hidden states at the end of the prompts [n, H], their cache, weights [n] (None for one) and frame limit."""
+    def _prefill(
+        self, prompts: list[Prompt], options: DecodeOptions
+    ) -> tuple[Tensor, Cache, Tensor | None, Tensor | None, int]:
+        """Hidden states at the end of the prompts [n, H], their cache, the last RoPE positions [n, 1] (None: counted
+        by the engine), weights [n] (None for one) and frame limit."""
         sequences = arrange([prompt.parts for prompt in prompts], self.model.end_code).to(self._device)
         lengths, width = sequences.lengths, sequences.kinds.shape[1]
         limit = min(options.max_frames, self._engine.capacity - width)
@@ -207,17 +211,19 @@ class Decoder:
                 length=width,
                 capacity=self._engine.capacity,
             )
-        x = self.model.embed(sequences)
+        x, positions = self.model.embed(sequences), self.model.positions(sequences)
         padding = width - lengths
         if len(prompts) > 1:
             # Rows end together: new frames then stand at the same place in every row.
-            x = torch.stack([row.roll(int(shift), 0) for row, shift in zip(x, padding, strict=True)])
+            x = _align_right(x, padding)
+            positions = None if positions is None else _align_right(positions, padding)
         cache = self._engine.new_cache(len(prompts), width + limit, padding)
-        hidden = self._engine(x, cache)[:, -1]
+        hidden = self._engine(x, cache, positions)[:, -1]
+        place = None if positions is None else positions[:, -1:]
         if len(prompts) == 1:
-            return hidden, cache, None, limit
+            return hidden, cache, place, None, limit
         weights = torch.tensor([prompt.weight for prompt in prompts])
-        return hidden, cache, weights / weights.sum(), limit
+        return hidden, cache, place, weights / weights.sum(), limit
 
     def _embed(self, frame: list[int]) -> Tensor:
         """Input embedding [H] of a frame."""
@@ -296,6 +302,11 @@ def _best_share(frames: Sequence[int], weights: Sequence[float]) -> tuple[int, .
             if distance < best_distance - 1e-9:
                 best, best_distance = kept, distance
     return best
+
+
+def _align_right(rows: Tensor, padding: Tensor) -> Tensor:
+    """Move each row's padding [n] from its end to its start."""
+    return torch.stack([row.roll(int(shift), 0) for row, shift in zip(rows, padding, strict=True)])
 
 
 def _array(values: Sequence[int] | Tensor | np.ndarray) -> np.ndarray:

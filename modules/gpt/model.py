@@ -7,6 +7,10 @@ before it (their embeddings are added to the hidden state), so a frame costs one
 When stream 0 is an FSQ code, its table is a free table plus the sum of one small table per FSQ digit, both on
 the way in and on the way out: codes that differ in one digit share most of their vector.
 
+With `positions = "aligned"` the one RoPE runs along time and not along the sequence: a part's text units stand where
+their sound is expected (the sum of the usual lengths of the units before), its frames at their own time, both from
+the same start. A frame then finds its text near distance zero, and reading is learned in a fraction of the steps.
+
 Shape letters: B batch, L positions, T frames, P predictions, K codebooks, H hidden, F features, V classes.
 """
 
@@ -23,10 +27,11 @@ from torch import Tensor, nn
 from modules.checkpoint import Lineage, load_weights, save_weights
 from modules.config import GPTConfig, TextConfig, from_dict, to_dict
 from modules.errors import UserError
-from modules.gpt.sequence import KINDS, Sequences
+from modules.gpt.sequence import BEGIN_SPEECH, BEGIN_TEXT, KINDS, PAD, Sequences
 from modules.speech.code_table import CodeTable
 
 INIT_STD = 0.02
+USUAL_UNIT_FRAMES = 4.0
 
 
 class TextEmbedding(nn.Module):
@@ -100,6 +105,8 @@ class SpeechGPT(nn.Module):
         if not self.share_tables:
             self.output = CodeTable(first, hidden, self.fsq_levels)
         self.output_end = nn.Parameter(torch.randn(1, hidden) * INIT_STD)
+        if config.positions == "aligned":
+            self.register_buffer("unit_frames", torch.full((self.text_vocab,), USUAL_UNIT_FRAMES))
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, size))
             for size in self.codebook_sizes[1:]
@@ -132,9 +139,38 @@ class SpeechGPT(nn.Module):
             x = x.index_add(0, sequences.speech_positions, self.embed_frames(sequences.codes).to(x.dtype))
         return F.dropout(x.view(*kinds.shape, -1), self.config.dropout, self.training)
 
+    def positions(self, sequences: Sequences) -> Tensor | None:
+        """RoPE positions [B, L] float, in frames; None when they are simply 0, 1, 2, ..."""
+        if self.config.positions != "aligned":
+            return None
+        kinds = sequences.kinds
+        step = (kinds != PAD).float().view(-1)
+        step = step.index_copy(0, sequences.text_positions, self.unit_frames[sequences.text_ids])
+        step = step.view(kinds.shape)
+        before = step.cumsum(1) - step
+        begins = (kinds == BEGIN_TEXT) | (kinds == BEGIN_SPEECH)
+        places = torch.arange(kinds.shape[1], device=kinds.device).expand_as(kinds)
+        # Text and speech of a part both count from the part's start.
+        offset = before - before.gather(1, torch.where(begins, places, 0).cummax(1).values)
+        part = (kinds == BEGIN_TEXT).cumsum(1)
+        spans = offset.new_zeros(kinds.shape[0], int(part.max()) + 1)
+        spans = spans.scatter_reduce(1, part, offset + step, "amax")
+        return (spans.cumsum(1) - spans).gather(1, part) + offset
+
+    def expected_frames(self, text_ids: Sequence[int]) -> float:
+        """Frames that a text usually takes by its units; 0 when the model does not know."""
+        if self.config.positions == "aligned":
+            return float(self.unit_frames[torch.as_tensor(text_ids, dtype=torch.int64)].sum())
+        return len(text_ids) * float(self.statistics.get("frames_per_unit", 0.0))
+
     def hidden(self, sequences: Sequences) -> Tensor:
         """Hidden states [B, L, H]; causal, so right padding reaches nobody."""
-        return self.backbone(inputs_embeds=self.embed(sequences), use_cache=False).last_hidden_state
+        positions = self.positions(sequences)
+        order: dict[str, Any] = {}
+        if positions is not None:
+            # No mask means plain causal; left alone, transformers takes positions that go back for packed sequences.
+            order = {"position_ids": positions, "attention_mask": {"full_attention": None}}
+        return self.backbone(inputs_embeds=self.embed(sequences), use_cache=False, **order).last_hidden_state
 
     def forward(self, sequences: Sequences) -> list[Tensor]:
         """Teacher-forced logits at `target_positions`: K tensors [P, V_k] (stream 0 has the EOS class last)."""

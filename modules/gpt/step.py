@@ -51,11 +51,8 @@ class StepEngine:
         with torch.no_grad():
             self._layers = [_fuse(layer) for layer in backbone.layers]
             self._final = backbone.norm.weight.detach().clone()
-            angles = torch.arange(self.capacity, device=self._final.device).float()[:, None]
-            angles = angles * backbone.rotary_emb.inv_freq.float()
-            # The rotation of a half-split head: x * cos + swap(x) * sin with the sign of the first half flipped.
-            self._cos = torch.cat([angles.cos(), angles.cos()], -1)
-            self._sin = torch.cat([-angles.sin(), angles.sin()], -1)
+            self._speeds = backbone.rotary_emb.inv_freq.float().clone()
+            self._cos, self._sin = self._rotation(torch.arange(self.capacity, device=self._final.device).float())
 
     def new_cache(self, rows: int, capacity: int, padding: Tensor | None = None) -> Cache:
         """An empty cache. padding [n]: how many leading positions of each row are padding; None for none."""
@@ -67,13 +64,26 @@ class StepEngine:
             bias = torch.zeros(hidden.shape, device=positions.device).masked_fill(hidden, float("-inf"))[:, None, None]
         return Cache(self._final.new_zeros(shape), self._final.new_zeros(shape), 0, bias)
 
-    def __call__(self, x: Tensor, cache: Cache) -> Tensor:
-        """Append x [n, T, H] to the cache; returns hidden states [n, T, H]."""
+    def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions [..] -> cos and sin [.., D] of a half-split head: x * cos + swap(x) * sin, where the sign of the
+        first half is flipped."""
+        angles = positions[..., None] * self._speeds
+        return torch.cat([angles.cos(), angles.cos()], -1), torch.cat([-angles.sin(), angles.sin()], -1)
+
+    def __call__(self, x: Tensor, cache: Cache, positions: Tensor | None = None) -> Tensor:
+        """Append x [n, T, H] to the cache; returns hidden states [n, T, H].
+
+        Args:
+            positions: [n, T] float RoPE positions; None counts on from the cache's length.
+        """
         rows, new, _ = x.shape
         start, end = cache.length, cache.length + x.shape[1]
         if end > cache.keys.shape[3]:
             raise ValueError(f"cache of {cache.keys.shape[3]} positions is full")
-        cos, sin = self._cos[start:end, None], self._sin[start:end, None]
+        if positions is None:
+            cos, sin = self._cos[start:end, None], self._sin[start:end, None]
+        else:
+            cos, sin = (part[:, :, None] for part in self._rotation(positions))
         mask = self._mask(cache, start, new)
         spread = self.heads + self.kv_heads
         half = self.head_dim // 2

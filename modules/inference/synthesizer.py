@@ -73,7 +73,6 @@ class Synthesizer:
         self._features: OrderedDict[str, Features] = OrderedDict()
         self._lock = Lock()
         self._hashes: dict[str, str] | None = None
-        self._frames_per_unit = float(parts.gpt.model.statistics.get("frames_per_unit", 0.0))
 
     @classmethod
     def load(
@@ -230,16 +229,16 @@ class Synthesizer:
         """Frames that the sentence should take, from its length and the pace of the references."""
         rate = self._parts.speech.frame_rate
 
-        def normal(text: str, units: int) -> float:
+        def normal(text: str, ids: Sequence[int]) -> float:
             by_script = estimate_seconds(text) * rate
-            by_units = units * self._frames_per_unit
+            by_units = self._parts.gpt.model.expected_frames(ids)
             # Units mislead where the tokenizer falls back to bytes, scripts where nothing was spelled out.
             return math.sqrt(by_script * by_units) if by_units else by_script
 
-        expected = max(normal(sentence, len(text_ids)), 0.2 * rate)
+        expected = max(normal(sentence, text_ids), 0.2 * rate)
         if references:
             spoken = sum(weight * len(f.codes) for f, weight in references)
-            usual = sum(weight * normal(f.text, len(f.text_ids)) for f, weight in references)
+            usual = sum(weight * normal(f.text, f.text_ids) for f, weight in references)
             expected *= min(max(spoken / max(usual, 1.0), PACE_RANGE[0]), PACE_RANGE[1])
         return expected
 

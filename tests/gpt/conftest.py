@@ -1,10 +1,12 @@
 """A tiny language model and a tiny store for the tests of this folder."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from modules.config import GPTConfig, TextConfig
 from modules.data.store import StoreWriter
@@ -23,9 +25,14 @@ def make_gpt() -> Callable[..., SpeechGPT]:
         fsq_levels: tuple[int, ...] | None = (4, 4, 4),
         config: GPTConfig = TINY,
         text: TextConfig = TextConfig(),
+        positions: str = "sequence",
         **options: object,
     ) -> SpeechGPT:
-        return SpeechGPT(config, text, codebook_sizes, 64, fsq_levels=fsq_levels, **options).eval()
+        config = replace(config, positions=positions)
+        model = SpeechGPT(config, text, codebook_sizes, 64, fsq_levels=fsq_levels, **options).eval()
+        if positions == "aligned":
+            model.unit_frames.copy_(0.5 + 5 * torch.rand(64, generator=torch.Generator().manual_seed(0)))
+        return model
 
     return make
 

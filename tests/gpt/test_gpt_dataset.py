@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from modules.data.batching import Loader
+from modules.data.store import StoreWriter
 from modules.errors import UserError
 from modules.gpt.dataset import (
     Collate,
@@ -11,6 +12,7 @@ from modules.gpt.dataset import (
     MixSampler,
     PromptDataset,
     batches_of,
+    measure_unit_frames,
     quiet_codes,
     validation_rows,
 )
@@ -142,3 +144,19 @@ def test_silence_is_found_where_nothing_is_voiced(tmp_path):
             writer.add(f"k{i}", speaker="s", language="en", split="train", text="t", seconds=1.5, source="synthetic",
                        text_ids=np.arange(4, dtype=np.int32), codes=codes.reshape(-1), codebooks=2)  # fmt: skip
     assert quiet_codes(PromptDataset([tmp_path], "train", MixOptions())) == [3]
+
+
+def test_the_usual_length_of_each_unit_is_found(tmp_path):
+    truth, draw = np.array([0, 2, 5, 9, 3]), np.random.default_rng(0)
+    with StoreWriter(tmp_path / "paced") as writer:
+        for i in range(80):
+            ids = draw.integers(1, 4, 6)
+            frames = int(truth[ids].sum())
+            writer.add(
+                f"key{i}", speaker="a", language="en", split="train", text="text", seconds=frames / 25,
+                source="synthetic", text_ids=ids.astype(np.int32), codes=np.zeros(frames, np.int16), codebooks=1,
+            )  # fmt: skip
+    dataset = PromptDataset([tmp_path / "paced"], "train", MixOptions())
+    found = measure_unit_frames(dataset, 5, strength=0.01)
+    np.testing.assert_allclose(found[1:4], truth[1:4], atol=0.05)
+    assert found[4] == pytest.approx(dataset.frames_per_unit, rel=1e-3)  # never seen: the mean

@@ -14,9 +14,9 @@ from modules.gpt.sequence import arrange
 FREE = DecodeOptions(min_frames=12, max_frames=12, guard=False, seed=5)
 
 
-@pytest.fixture
-def model(make_gpt) -> SpeechGPT:
-    model = make_gpt()
+@pytest.fixture(params=["sequence", "aligned"])
+def model(make_gpt, request) -> SpeechGPT:
+    model = make_gpt(positions=request.param)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)  # a loud random model: what it reads changes what it says
     return model
@@ -71,7 +71,7 @@ def test_equal_opinions_mix_to_the_single_one(model):
 def test_prompts_of_differing_length_fuse_as_each_would_speak(model):
     decoder = Decoder(model)
     short, long = (build_prompts([reference(i, frames)], [3, 4], 2)[0] for i, frames in ((1, 3), (2, 30)))
-    hidden, _, weights, _ = decoder._prefill([short, long], FREE)
+    hidden, _, _, weights, _ = decoder._prefill([short, long], FREE)
     apart = [decoder._prefill([prompt], FREE)[0][0] for prompt in (short, long)]
     torch.testing.assert_close(hidden, torch.stack(apart), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(weights, torch.tensor([0.5, 0.5]))

@@ -11,11 +11,12 @@ from modules.checkpoint import Lineage
 from modules.config import GPTConfig, TextConfig
 from modules.errors import UserError
 from modules.gpt.model import build_gpt, load_gpt, load_initial, save_gpt
-from modules.gpt.sequence import IGNORED, Part, arrange
+from modules.gpt.sequence import BEGIN_TEXT, IGNORED, SPEECH, TEXT, Part, arrange
 
 
-def test_padding_changes_nothing(make_gpt, make_part):
-    model = make_gpt()
+@pytest.mark.parametrize("positions", ["sequence", "aligned"])
+def test_padding_changes_nothing(make_gpt, make_part, positions):
+    model = make_gpt(positions=positions)
     short, long = [make_part(4, 6, 1)], [make_part(3, 9, 2), make_part(5, 20, 3)]
     together = model(arrange([short, long], model.end_code, pad_multiple=64))
     alone = [model(arrange([row], model.end_code)) for row in (short, long)]
@@ -152,3 +153,24 @@ def test_base_takes_a_training_step(make_part):
 
 def test_text_config_default_is_a_learned_table():
     assert TextConfig().features == "embedding"
+
+
+def test_aligned_positions_put_text_and_speech_of_a_part_on_one_clock(make_gpt):
+    model = make_gpt(positions="aligned")
+    text, codes = np.array([3, 7, 5]), np.zeros((4, 2), np.int64)
+    sequences = arrange([[Part(text, codes), Part(text[:1], codes)]], model.end_code)
+    places, kinds = model.positions(sequences)[0], sequences.kinds[0]
+    units = model.unit_frames[text]
+    torch.testing.assert_close(places[kinds == TEXT][:3], 1 + units.cumsum(0) - units)
+    assert places[kinds == SPEECH][:4].tolist() == [1, 2, 3, 4]
+    second = float(places[(kinds == BEGIN_TEXT).nonzero()[1, 0]])
+    assert second > max(4, float(units.sum()))  # nothing of the second part stands inside the first
+    assert places[kinds == SPEECH][4:].tolist() == [second + t for t in (1, 2, 3, 4)]
+
+
+def test_the_usual_lengths_of_the_units_are_saved_and_add_up(make_gpt, tmp_path):
+    model = make_gpt(positions="aligned")
+    path = save_gpt(tmp_path / "gpt.safetensors", model, Lineage("nano", "gpt", 1, 1))
+    loaded = load_gpt(path)
+    assert torch.equal(loaded.unit_frames, model.unit_frames)
+    assert loaded.expected_frames([3, 3, 5]) == pytest.approx(float(2 * model.unit_frames[3] + model.unit_frames[5]))
