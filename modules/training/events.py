@@ -23,7 +23,9 @@ class EventLog:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / EVENTS_NAME
         _end_last_line(self.path)
-        self._file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close()
+        self._file = open(  # noqa: SIM115 - closed by close()
+            self.path, "a", encoding="utf-8", errors="backslashreplace", buffering=1
+        )
 
     def __enter__(self) -> Self:
         return self
