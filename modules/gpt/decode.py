@@ -8,7 +8,7 @@ Shape letters: n prompts, T frames, K codebooks, H hidden, V classes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -39,6 +39,8 @@ class DecodeOptions:
         prosody_top_k, prosody_temperature: of the other streams.
         min_frames: EOS is impossible before this many new frames.
         max_frames: most new frames.
+        guidance: how far to move away from what would be said without the text (classifier-free guidance, Ho and
+            Salimans, 2022): 0 not at all; 1 doubles the text's influence on the content stream. Costs a second row.
         guard: stop when the codes go round in circles.
         seed: same seed, same codes; None draws a fresh one.
     """
@@ -54,6 +56,7 @@ class DecodeOptions:
     prosody_temperature: float = 0.8
     min_frames: int = 1
     max_frames: int = 1000
+    guidance: float = 0.0
     guard: bool = True
     seed: int | None = None
 
@@ -172,8 +175,9 @@ class Decoder:
         generator = torch.Generator()
         generator.manual_seed(options.seed) if options.seed is not None else generator.seed()
         with torch.inference_mode():
-            hidden, cache, place, weights, limit = self._prefill(prompts, options)
-            chooser = _FrameChooser(self, options, weights, generator)
+            rows = [*prompts, *map(_without_text, prompts)] if options.guidance else prompts
+            hidden, cache, place, limit = self._prefill(rows, options)
+            chooser = _FrameChooser(self, options, prompts, generator)
             frames: list[list[int]] = []
             content: list[int] = []
             detector = LoopDetector(quiet=self.quiet_codes)
@@ -195,11 +199,9 @@ class Decoder:
                 place = None if place is None else place + 1
                 hidden = self._engine(self._embed(frame).expand(len(hidden), 1, -1), cache, place)[:, -1]
 
-    def _prefill(
-        self, prompts: list[Prompt], options: DecodeOptions
-    ) -> tuple[Tensor, Cache, Tensor | None, Tensor | None, int]:
+    def _prefill(self, prompts: list[Prompt], options: DecodeOptions) -> tuple[Tensor, Cache, Tensor | None, int]:
         """Hidden states at the end of the prompts [n, H], their cache, the last RoPE positions [n, 1] (None: counted
-        by the engine), weights [n] (None for one) and frame limit."""
+        by the engine) and the frame limit."""
         sequences = arrange([prompt.parts for prompt in prompts], self.model.end_code).to(self._device)
         lengths, width = sequences.lengths, sequences.kinds.shape[1]
         limit = min(options.max_frames, self._engine.capacity - width)
@@ -219,11 +221,7 @@ class Decoder:
             positions = None if positions is None else _align_right(positions, padding)
         cache = self._engine.new_cache(len(prompts), width + limit, padding)
         hidden = self._engine(x, cache, positions)[:, -1]
-        place = None if positions is None else positions[:, -1:]
-        if len(prompts) == 1:
-            return hidden, cache, place, None, limit
-        weights = torch.tensor([prompt.weight for prompt in prompts])
-        return hidden, cache, place, weights / weights.sum(), limit
+        return hidden, cache, None if positions is None else positions[:, -1:], limit
 
     def _embed(self, frame: list[int]) -> Tensor:
         """Input embedding [H] of a frame."""
@@ -250,17 +248,25 @@ class Decoder:
 
 
 class _FrameChooser:
-    """Draws the codes of a frame from hidden states, by the options."""
+    """Draws the codes of a frame from hidden states, by the options.
 
-    def __init__(self, decoder: Decoder, options: DecodeOptions, weights: Tensor | None, generator: torch.Generator):
-        self.decoder, self.options, self.weights, self.generator = decoder, options, weights, generator
+    Args:
+        prompts: what the first rows of the hidden states follow; with guidance as many rows without text come after.
+    """
+
+    def __init__(self, decoder: Decoder, options: DecodeOptions, prompts: Sequence[Prompt], generator: torch.Generator):
+        self.decoder, self.options, self.generator = decoder, options, generator
+        weights = torch.tensor([prompt.weight for prompt in prompts])
+        self.rows = len(prompts)
+        self.weights = weights / weights.sum() if len(prompts) > 1 else None
         self.end_code = decoder.model.end_code
         self.streams = len(decoder.model.codebook_sizes)
 
     def choose(self, hidden: Tensor, content: list[int]) -> list[int] | None:
         """hidden [n, H] and the content codes so far -> codes of the next frame, None for EOS."""
         o = self.options
-        logits = mix(self.decoder.content_logits(hidden), self.weights)
+        logits = self._content(hidden)
+        hidden = hidden[: self.rows]
         if len(content) < o.min_frames:
             logits[self.end_code] = float("-inf")
         recent = content[-o.penalty_window :] if o.penalty_window else content
@@ -277,6 +283,15 @@ class _FrameChooser:
             logits = mix(self.decoder.stream_logits(stream, hidden, frame), self.weights)
             frame.append(draw(logits, o.prosody_top_k, 1.0, o.prosody_temperature, self.generator))
         return frame
+
+    def _content(self, hidden: Tensor) -> Tensor:
+        """Mixed and guided logits of the content stream [V_0 + 1]."""
+        logits = self.decoder.content_logits(hidden)
+        told = mix(logits[: self.rows], self.weights)
+        if not self.options.guidance:
+            return told
+        told, untold = told.log_softmax(-1), mix(logits[self.rows :], self.weights).log_softmax(-1)
+        return told + self.options.guidance * (told - untold)
 
 
 def mix(logits: Tensor, weights: Tensor | None) -> Tensor:
@@ -302,6 +317,13 @@ def _best_share(frames: Sequence[int], weights: Sequence[float]) -> tuple[int, .
             if distance < best_distance - 1e-9:
                 best, best_distance = kept, distance
     return best
+
+
+def _without_text(prompt: Prompt) -> Prompt:
+    """The same prompt with the target's text left out."""
+    target = prompt.parts[-1]
+    features = None if target.text_features is None else target.text_features[:0]
+    return replace(prompt, parts=(*prompt.parts[:-1], Part(target.text_ids[:0], target.codes, features)))
 
 
 def _align_right(rows: Tensor, padding: Tensor) -> Tensor:

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from modules.errors import Stopped, UserError
-from modules.gpt.decode import DecodeOptions, Decoder, PromptReference, build_prompts, frame_limits, mix
+from modules.gpt.decode import (
+    DecodeOptions,
+    Decoder,
+    PromptReference,
+    _FrameChooser,
+    _without_text,
+    build_prompts,
+    frame_limits,
+    mix,
+)
 from modules.gpt.model import SpeechGPT
 from modules.gpt.sequence import arrange
 
@@ -71,10 +80,30 @@ def test_equal_opinions_mix_to_the_single_one(model):
 def test_prompts_of_differing_length_fuse_as_each_would_speak(model):
     decoder = Decoder(model)
     short, long = (build_prompts([reference(i, frames)], [3, 4], 2)[0] for i, frames in ((1, 3), (2, 30)))
-    hidden, _, _, weights, _ = decoder._prefill([short, long], FREE)
+    hidden = decoder._prefill([short, long], FREE)[0]
     apart = [decoder._prefill([prompt], FREE)[0][0] for prompt in (short, long)]
     torch.testing.assert_close(hidden, torch.stack(apart), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(weights, torch.tensor([0.5, 0.5]))
+
+
+def test_guidance_moves_away_from_what_is_said_without_the_text(model):
+    decoder = Decoder(model)
+    prompts = build_prompts([reference(1), reference(2, 14)], [3, 4, 5], 2)
+    bare = build_prompts([reference(1), reference(2, 14)], [], 2)
+    seen: list[torch.Tensor] = []
+    for rows, guidance in ((prompts, 0.0), (bare, 0.0), (prompts, 1.5)):
+        options = replace(FREE, guidance=guidance)
+        chooser = _FrameChooser(decoder, options, prompts, torch.Generator())
+        both = [*rows, *map(_without_text, rows)] if guidance else rows
+        seen.append(chooser._content(decoder._prefill(both, options)[0]).log_softmax(-1))
+    told, untold, guided = seen
+    torch.testing.assert_close(guided, (told + 1.5 * (told - untold)).log_softmax(-1), atol=1e-4, rtol=1e-4)
+
+
+def test_a_guided_voice_ends_and_repeats_itself_by_seed(model):
+    prompts = build_prompts([reference(1)], [3, 4, 5], 2)
+    options = replace(FREE, guidance=1.0)
+    first, again = (Decoder(model).generate(prompts, options=options).codes for _ in range(2))
+    assert len(first) == 12 and torch.equal(first, again)
 
 
 def test_mixing_is_convex():
