@@ -63,8 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pause", type=float, default=0.3, metavar="SECONDS", help="pause between sentences")
     parser.add_argument("--top-k", type=int, default=15)
     parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--repetition-penalty", type=float, default=1.35)
+    parser.add_argument("--guidance", type=float, default=1.0, help="how strictly the text is followed; 0 = off")
     parser.add_argument("--noise-scale", type=float, default=0.35, help="how much the decoder varies")
     parser.add_argument(
         "--no-fuse-gpt", action="store_true", help="prompt the language model with the heaviest reference alone"
@@ -144,6 +145,7 @@ def _options(arguments: argparse.Namespace) -> "SpeakOptions":
         top_p=arguments.top_p,
         temperature=arguments.temperature,
         repetition_penalty=arguments.repetition_penalty,
+        guidance=arguments.guidance,
         speed=arguments.speed,
         pause_seconds=arguments.pause,
         cut=arguments.cut,

@@ -36,7 +36,7 @@ def ship(trained: Trained, preset: Preset, folder: Path, training_folder: Path |
     Args:
         folder: gets preset.json, tokenizer.json and the three weight files without the recognition head and the
             posterior encoder.
-        training_folder: gets the speech tokenizer and the decoder whole, and the discriminators.
+        training_folder: gets the parts that were left out, and the discriminators; see `join_training`.
 
     Returns:
         Bytes of the model folder's files.
@@ -59,10 +59,36 @@ def ship(trained: Trained, preset: Preset, folder: Path, training_folder: Path |
     for source, name, key, left_out in parts:
         written.append(_copy(source, folder / name, key, _without(left_out)))
         if training_folder is not None and left_out:
-            _copy(source, training_folder / name, key, _without(""))
+            _copy(source, training_folder / name, key, _only(left_out))
     if training_folder is not None and trained.discriminators is not None:
         _copy(trained.discriminators, training_folder / DISCRIMINATORS_FILE, "train", _without(""))
     return sum(path.stat().st_size for path in written)
+
+
+def join_training(folder: Path, training_folder: Path, output: Path) -> list[Path]:
+    """Whole weights to start a training from: a model folder's parts joined with those that `ship` set aside.
+
+    Raises:
+        UserError: weights_missing, weights_unreadable; parts_do_not_join when the two are not of one training.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in (S3_FILE, VITS2_FILE):
+        main, extra = load_weights(folder / name), load_weights(training_folder / name)
+        if main.lineage != extra.lineage or set(main.state) & set(extra.state):
+            raise UserError(
+                "parts_do_not_join",
+                "{main} and {extra} are not two parts of one training; take both from the same version.",
+                main=str(folder / name),
+                extra=str(training_folder / name),
+            )
+        written.append(output / name)
+        save_weights(written[-1], main.state | extra.state, extra.config, extra.lineage, torch.float16)
+    return written
+
+
+def _only(prefix: str) -> Callable[[str], bool]:
+    return lambda name: name.startswith(prefix)
 
 
 def _without(prefix: str) -> Callable[[str], bool]:
@@ -81,7 +107,7 @@ def _copy(source: Path, target: Path, key: str, keep: Callable[[str], bool]) -> 
     target.parent.mkdir(parents=True, exist_ok=True)
     state = {name: tensor for name, tensor in weights.state.items() if keep(name)}
     config = weights.config
-    if len(state) < len(weights.state) and "labels" in config:
+    if "labels" in config and not any(name.startswith(RECOGNISER_PREFIX) for name in state):
         config = {**config, "labels": []}  # the labels belong to the head that was left out
     save_weights(target, state, config, weights.lineage, torch.float16)
     return target

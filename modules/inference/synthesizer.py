@@ -249,6 +249,7 @@ class Synthesizer:
             top_p=options.top_p,
             temperature=options.temperature,
             repetition_penalty=options.repetition_penalty,
+            guidance=options.guidance,
             min_frames=max(round(SHORTEST_SECONDS * rate), int(expected / 3)),
             max_frames=self._longest_frames(expected),
             seed=seed,

@@ -85,6 +85,7 @@ def test_prompts_of_differing_length_fuse_as_each_would_speak(model):
     torch.testing.assert_close(hidden, torch.stack(apart), atol=1e-5, rtol=1e-4)
 
 
+@torch.inference_mode()
 def test_guidance_moves_away_from_what_is_said_without_the_text(model):
     decoder = Decoder(model)
     prompts = build_prompts([reference(1), reference(2, 14)], [3, 4, 5], 2)

@@ -1,5 +1,6 @@
 """The stage: the optimiser, what it reports, and that a model learns to read."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from modules.gpt.decode import DecodeOptions, Decoder, PromptReference, build_pr
 from modules.gpt.model import load_gpt
 from modules.gpt.sequence import Part, arrange
 from modules.gpt.train import GPTStage, StageOptions, Validation, build_optimizer
+from modules.training.events import read_events
 from modules.training.loop import LoopConfig, train
 from modules.training.muon import STEPS, Muon, _polynomial_of_gram, orthogonalize
 from tools.train_gpt import main
@@ -133,3 +135,15 @@ def test_the_command_trains_resumes_and_hands_out_weights(store_folder, tmp_path
     more = ["--store", str(store_folder), "--output", str(tmp_path / "tuned"), "--init", str(weights)]
     assert main([*more, "--max-steps", "1", "--validate-targets", "0", "--device", "cpu"]) == 0
     assert Path(tmp_path / "tuned" / "gpt.safetensors").is_file()
+
+    job = tmp_path / "job"
+    common += ["--validate-targets", "0", "--resume", "--job", str(job), "--weights-out", str(weights)]
+    assert main([*common, "--max-steps", "14"]) == 0
+    result = json.loads((job / "result.json").read_text())
+    assert (result["step"], result["stopped_by"]) == (14, "steps")
+    assert result["weights"] == [str(out / "gpt.safetensors"), str(weights)]
+    told = [(event["step"], event["total"]) for event in read_events(job) if event["kind"] == "step"]
+    assert told == [(10, 14), (14, 14)]
+    (job / "stop").touch()
+    assert main([*common, "--max-steps", "30"]) == 3
+    assert read_events(job)[-1]["stopped_by"] == "stop" and not (job / "result.json").exists()

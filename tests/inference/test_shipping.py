@@ -1,12 +1,14 @@
 """A shipped folder is what training made, without what only training needs."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from modules.checkpoint import Lineage, load_weights
+from modules.checkpoint import Lineage, load_weights, save_weights
 from modules.errors import UserError
 from modules.inference.parts import load_parts
-from modules.inference.shipping import Trained, ship
+from modules.inference.shipping import Trained, join_training, ship
 from modules.speech.s3 import SemanticTokenizer
 from modules.speech.train import load_tokenizer, save_tokenizer
 from modules.vits2.model import VITS2, load_vits2, save_vits2
@@ -41,9 +43,23 @@ def test_the_folder_speaks_and_is_small(trained, tmp_path) -> None:
 
 def test_training_can_go_on_from_what_was_kept(trained, tmp_path) -> None:
     ship(trained, tiny_preset(), tmp_path / "model", tmp_path / "training")
-    again = load_tokenizer(tmp_path / "training" / "s3.safetensors", with_recogniser=True)
+    join_training(tmp_path / "model", tmp_path / "training", tmp_path / "whole")
+    again = load_tokenizer(tmp_path / "whole" / "s3.safetensors", with_recogniser=True)
     assert again.labels == ("a", "b")
-    assert load_vits2(tmp_path / "training" / "vits2.safetensors").posterior is not None
+    assert load_vits2(tmp_path / "whole" / "vits2.safetensors").posterior is not None
+    for name, source in (("s3", trained.s3), ("vits2", trained.vits2)):
+        joined, first = (load_weights(p) for p in (tmp_path / "whole" / f"{name}.safetensors", source))
+        assert joined.config == first.config and joined.state.keys() == first.state.keys()
+        assert all(torch.equal(joined.state[k], v.half().float()) for k, v in first.state.items())
+
+
+def test_parts_of_two_trainings_are_not_joined(trained, tmp_path) -> None:
+    ship(trained, tiny_preset(), tmp_path / "model", tmp_path / "training")
+    weights = load_weights(tmp_path / "training" / "vits2.safetensors")
+    lineage = dataclasses.replace(weights.lineage, step=6)
+    save_weights(tmp_path / "training" / "vits2.safetensors", weights.state, weights.config, lineage)
+    with pytest.raises(UserError, match="one training"):
+        join_training(tmp_path / "model", tmp_path / "training", tmp_path / "whole")
 
 
 def test_codes_survive_float16(trained, tmp_path) -> None:

@@ -26,6 +26,7 @@ def values(example: Path) -> dict[str, Any]:
         "top_p": 1.0,
         "temperature": 1.0,
         "repetition_penalty": 1.35,
+        "guidance": 1.0,
         "speed": 1.0,
         "pause_seconds": 0.1,
         "noise_scale": 0.35,

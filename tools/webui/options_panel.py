@@ -59,8 +59,9 @@ def _build_sampling(form: Form, i18n: gr.I18n) -> None:
         ("pause_seconds", 0.0, 1.0, 0.3, 0.01, i18n("options.pause_seconds")),
         ("top_k", 1, 100, 15, 1, i18n("options.top_k")),
         ("top_p", 0.0, 1.0, 1.0, 0.05, i18n("options.top_p")),
-        ("temperature", 0.0, 1.0, 1.0, 0.05, i18n("options.temperature")),
+        ("temperature", 0.0, 1.0, 0.7, 0.05, i18n("options.temperature")),
         ("repetition_penalty", 1.0, 2.0, 1.35, 0.05, i18n("options.repetition_penalty")),
+        ("guidance", 0.0, 3.0, 1.0, 0.1, i18n("options.guidance")),
         ("noise_scale", 0.0, 1.0, 0.35, 0.05, i18n("options.noise_scale")),
     )
     with gr.Row():

@@ -26,6 +26,7 @@ OPTION_NAMES = (
     "top_p",
     "temperature",
     "repetition_penalty",
+    "guidance",
     "speed",
     "pause_seconds",
     "noise_scale",
