@@ -8,10 +8,13 @@ Run it again to continue after an interruption.
 """
 
 import argparse
+import functools
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from modules.corpus.recorded import build_recorded
 from modules.corpus.splits import text_split
@@ -19,64 +22,55 @@ from modules.corpus.synthetic import Report, SyntheticConfig, build_synthetic, g
 from modules.corpus.texts import Phrase, clean_phrases, phrase_key
 from modules.data.manifest import Utterance, read_manifest
 from modules.errors import Stopped, UserError
-
-_PROGRESS_SECONDS = 10.0
-
-
-class _Progress:
-    """Prints a line now and then."""
-
-    def __init__(self) -> None:
-        self._started = self._last = time.monotonic()
-        self._first: int | None = None
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = done
-        if now - self._last < _PROGRESS_SECONDS and done < total:
-            return
-        self._last = now
-        rate = max(done - self._first, 1) / max(now - self._started, 1e-9)
-        print(f"{done}/{total} utterances, {rate:.0f}/s, {(total - done) / rate:.0f} s left", flush=True)
+from modules.progress import REFUSED_EXIT, STOPPED_EXIT, StepProgress
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse flags, build, report."""
+    """Parse flags, build, report; returns the exit code: 0 done, 2 a mistake in the input, 3 stopped."""
     arguments = _parser().parse_args(argv)
-    started = time.monotonic()
     try:
-        if arguments.command == "texts":
-            _count_texts(arguments)
-            return 0
-        report = _synthetic(arguments) if arguments.command == "synthetic" else _recorded(arguments)
+        with StepProgress(arguments.job, say=functools.partial(print, flush=True)) as progress:
+            if arguments.command == "texts":
+                progress.finish({"phrases": _count_texts(arguments)})
+                return 0
+            started = time.monotonic()
+            build = _synthetic if arguments.command == "synthetic" else _recorded
+            report = build(arguments, progress)
+            _print_report(report, time.monotonic() - started)
+            progress.finish({"folder": arguments.output, **_facts(report)})
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return REFUSED_EXIT
     except (Stopped, KeyboardInterrupt):
         print("stopped; run the same command again to continue", file=sys.stderr)
-        return 3
-    _print_report(report, time.monotonic() - started)
+        return STOPPED_EXIT
     return 0
 
 
-def _synthetic(arguments: argparse.Namespace) -> Report:
+def _synthetic(arguments: argparse.Namespace, progress: StepProgress) -> Report:
     counts = {language: _number(count) for language, count in map(_pair, arguments.language)}
     texts = _texts(arguments, list(counts))
     config = SyntheticConfig(
         counts, arguments.seed, None if arguments.no_noise else arguments.noise_db, arguments.chunk
     )
-    stop = _stop_file(arguments.output)
     return build_synthetic(
-        arguments.output, config, texts, processes=arguments.processes, on_progress=_Progress(), should_stop=stop.exists
+        arguments.output,
+        config,
+        texts,
+        processes=arguments.processes,
+        on_progress=progress.update,
+        should_stop=_stop_wish(arguments.output, progress),
     )
 
 
-def _recorded(arguments: argparse.Namespace) -> Report:
+def _recorded(arguments: argparse.Namespace, progress: StepProgress) -> Report:
     utterances = read_manifest(arguments.manifest)
-    stop = _stop_file(arguments.output)
     return build_recorded(
-        arguments.output, utterances, processes=arguments.processes, on_progress=_Progress(), should_stop=stop.exists
+        arguments.output,
+        utterances,
+        processes=arguments.processes,
+        on_progress=progress.update,
+        should_stop=_stop_wish(arguments.output, progress),
     )
 
 
@@ -105,8 +99,18 @@ def _transcripts(recorded: list[Utterance], language: str) -> tuple[list[str], s
     return [utterance.text for utterance in spoken if utterance.split == "train"], keys
 
 
-def _count_texts(arguments: argparse.Namespace) -> None:
-    _texts(arguments, [_pair(value)[0] if "=" in value else value for value in arguments.language])
+def _count_texts(arguments: argparse.Namespace) -> dict[str, int]:
+    found = _texts(arguments, [_pair(value)[0] if "=" in value else value for value in arguments.language])
+    return {language: len(phrases) for language, phrases in found.items()}
+
+
+def _facts(report: Report) -> dict[str, Any]:
+    return {
+        "utterances": dict(report.utterances),
+        "seconds": dict(report.seconds),
+        "skipped": dict(report.skipped),
+        "present": report.present,
+    }
 
 
 def _print_report(report: Report, elapsed: float) -> None:
@@ -124,11 +128,12 @@ def _print_report(report: Report, elapsed: float) -> None:
     print(f"{elapsed:.0f} s, {total / max(elapsed, 1e-9):.0f} times real time")
 
 
-def _stop_file(folder: Path) -> Path:
+def _stop_wish(folder: Path, progress: StepProgress) -> Callable[[], bool]:
+    """Whether a stop is asked of the job, or by a file `stop` in the corpus, where an old one does not count."""
     folder.mkdir(parents=True, exist_ok=True)
     stop = folder / "stop"
     stop.unlink(missing_ok=True)
-    return stop
+    return lambda: stop.exists() or progress.should_stop()
 
 
 def _pair(value: str) -> tuple[str, str]:
@@ -159,6 +164,10 @@ def _parser() -> argparse.ArgumentParser:
     synthetic.add_argument("--chunk", type=int, default=256, help="utterances per worker life")
     recorded = commands.add_parser("recorded", help="store the recordings of a manifest")
     recorded.add_argument("--manifest", type=Path, required=True)
+    for command in (synthetic, texts, recorded):
+        command.add_argument(
+            "--job", type=Path, metavar="FOLDER", help="run folder of the job that started this; progress goes there"
+        )
     for command in (synthetic, recorded):
         command.add_argument("--output", type=Path, required=True)
         command.add_argument("--processes", type=int, default=2)

@@ -4,6 +4,7 @@ python -m tools.extract --input CORPUS --output FEATURES --models pretrained_mod
 """
 
 import argparse
+import functools
 import sys
 import time
 from pathlib import Path
@@ -12,24 +13,29 @@ from modules.checkpoint import file_hash
 from modules.config import load_preset
 from modules.data.extraction import Encoders, ExtractOptions, extract
 from modules.data.store import FeatureStore, StoreWriter
-from modules.errors import UserError
+from modules.errors import Stopped, UserError
+from modules.progress import REFUSED_EXIT, STOPPED_EXIT, StepProgress
 from modules.runtime import set_threads
 from modules.speech.train import load_tokenizer
 from modules.text.tokenizer import TextTokenizer
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse flags, load the encoders, run, report."""
+    """Parse flags, load the encoders, run; returns the exit code: 0 done, 2 a mistake in the input, 3 stopped."""
     arguments = _parser().parse_args(argv)
     try:
-        _run(arguments)
+        with StepProgress(arguments.job, say=functools.partial(print, flush=True)) as progress:
+            _run(arguments, progress)
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return REFUSED_EXIT
+    except (Stopped, KeyboardInterrupt):
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        return STOPPED_EXIT
     return 0
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     if arguments.threads:
         set_threads(arguments.threads)
     text_path = arguments.text_tokenizer or arguments.models / "tokenizer.json"
@@ -49,24 +55,21 @@ def _run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     corpus = FeatureStore(arguments.input)
     with StoreWriter(arguments.output) as writer:
-        report = extract(corpus, writer, encoders, load_preset(arguments.preset).audio, options, _progress(started))
+        audio = load_preset(arguments.preset).audio
+        report = extract(corpus, writer, encoders, audio, options, progress.update, progress.should_stop)
     print(
         f"{report.done} clips, {report.seconds / 3600:.2f} h, {report.already} already there, "
         f"skipped: {dict(report.skipped) or 'none'}, {time.monotonic() - started:.0f} s"
     )
-
-
-def _progress(started: float):
-    last = [0.0]
-
-    def show(done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - last[0] > 10 or done == total:
-            last[0] = now
-            left = (now - started) / max(done, 1) * (total - done)
-            print(f"{done}/{total}, {left:.0f} s left", flush=True)
-
-    return show
+    progress.finish(
+        {
+            "folder": arguments.output,
+            "clips": report.done,
+            "already": report.already,
+            "seconds": report.seconds,
+            "skipped": dict(report.skipped),
+        }
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, default=0, help="at most so many clips per language and split; 0 = all")
     parser.add_argument("--max-seconds", type=float, default=20.0, help="longer clips are skipped")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = PyTorch's choice")
+    parser.add_argument(
+        "--job", type=Path, metavar="FOLDER", help="run folder of the job that started this; progress goes there"
+    )
     return parser
 
 

@@ -4,10 +4,12 @@ python -m tools.train_gpt --store logs/nano/store --output logs/nano/gpt --max-m
 """
 
 import argparse
+import functools
 import json
 import math
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from modules.checkpoint import file_hash
 from modules.config import Preset, load_preset
 from modules.data.batching import Loader
 from modules.data.store import FeatureStore
-from modules.errors import UserError
+from modules.errors import Stopped, UserError
 from modules.gpt.dataset import (
     Collate,
     MixOptions,
@@ -29,6 +31,7 @@ from modules.gpt.dataset import (
 )
 from modules.gpt.model import SpeechGPT, load_gpt
 from modules.gpt.train import WEIGHTS_NAME, GPTStage, StageOptions, Validation
+from modules.progress import REFUSED_EXIT, STOPPED_EXIT, StepProgress
 from modules.runtime import pick_device, seed_everything, set_threads
 from modules.training.loop import LoopConfig, train
 
@@ -36,18 +39,22 @@ NO_STEP_LIMIT = 1_000_000
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train; returns the exit code."""
+    """Train; returns the exit code: 0 done, 2 a mistake in the input, 3 stopped."""
     arguments = _parser().parse_args(argv)
     try:
-        run(arguments)
+        with StepProgress(arguments.job, say=functools.partial(print, flush=True)) as progress:
+            run(arguments, progress)
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return REFUSED_EXIT
+    except (Stopped, KeyboardInterrupt):
+        print("stopped; run it again with --resume to go on", file=sys.stderr)
+        return STOPPED_EXIT
     return 0
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Build model, data and stage from the flags, and hand them to the loop."""
+def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
+    """Build model, data and stage from the flags, and hand them to the loop. Raises Stopped, after saving."""
     if arguments.threads:
         set_threads(arguments.threads)
     seed_everything(arguments.seed)
@@ -89,12 +96,18 @@ def run(arguments: argparse.Namespace) -> None:
     del shape["statistics"]
     print(f"{len(dataset)} utterances, {len(sampler.batches(0))} batches an epoch, {_millions(model)} parameters")
     result = train(
-        stage, loader, config, arguments.output, resume=arguments.resume, device=device, run_config={"model": shape}
-    )
+        stage, loader, config, arguments.output, resume=arguments.resume, device=device,
+        should_stop=progress.should_stop, run_config={"model": shape}, on_event=progress.pass_on,
+    )  # fmt: skip
     print(f"step {result.step}, stopped by {result.stopped_by}, {json.dumps(result.validation)}")
+    weights = list(result.weights)
     if arguments.weights_out:
         arguments.weights_out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(arguments.output / WEIGHTS_NAME, arguments.weights_out)
+        weights.append(arguments.weights_out)
+    if result.stopped_by == "stop":
+        raise Stopped
+    progress.finish({**asdict(result), "weights": weights})
 
 
 def _model(arguments: argparse.Namespace, preset: Preset) -> SpeechGPT:
@@ -168,6 +181,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--job", type=Path, metavar="FOLDER", help="run folder of the job that started this; progress goes there"
+    )
     return parser
 
 

@@ -5,11 +5,12 @@ python -m tools.train_tokenizer text --corpus A --corpus B --output pretrained_m
 """
 
 import argparse
+import functools
 import json
 import shutil
 import sys
 from collections import defaultdict
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from modules.config import load_preset, to_dict
 from modules.corpus.phones import label_inventory
 from modules.data.batching import LengthBuckets, Loader
 from modules.data.store import FeatureStore
-from modules.errors import UserError
+from modules.errors import Stopped, UserError
+from modules.progress import REFUSED_EXIT, STOPPED_EXIT, StepProgress
 from modules.runtime import pick_device, seed_everything, set_threads
 from modules.speech.dataset import BUCKET_TOKENS, RecognitionDataset, balanced_weights, collate
 from modules.speech.s3 import SemanticTokenizer
@@ -31,31 +33,43 @@ MOST_REPEATS = 8
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse flags and run one of the two trainings."""
+    """Run one of the two trainings; returns the exit code: 0 done, 2 a mistake in the input, 3 stopped."""
     arguments = _parser().parse_args(argv)
     try:
-        (train_speech if arguments.kind == "speech" else train_text)(arguments)
+        with StepProgress(arguments.job, say=functools.partial(print, flush=True)) as progress:
+            (train_speech if arguments.kind == "speech" else train_text)(arguments, progress)
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return REFUSED_EXIT
+    except (Stopped, KeyboardInterrupt):
+        print("stopped; run it again (speech: with --resume) to go on", file=sys.stderr)
+        return STOPPED_EXIT
     return 0
 
 
-def train_text(arguments: argparse.Namespace) -> None:
+def train_text(arguments: argparse.Namespace, progress: StepProgress) -> None:
     """Learn BPE merges from the training sentences of the corpora, every language about as heavy as the largest."""
+    steps = len(arguments.corpus) + 1
     preset = load_preset(arguments.preset)
     by_language: dict[str, list[str]] = {}
-    for store in map(FeatureStore, arguments.corpus):
+    for number, path in enumerate(arguments.corpus):
+        progress.update(number, steps, f"reading {path}")
+        if progress.should_stop():
+            raise Stopped
+        store = FeatureStore(path)
         for text, split, language in zip(*(store.column(c) for c in ("text", "split", "language")), strict=True):
             if split == "train" and (not arguments.language or language in arguments.language):
                 by_language.setdefault(language, []).append(text)
     texts = [text for language in sorted(by_language) for text in sorted(by_language[language])]
     balanced = balance_languages(by_language)
+    progress.update(steps - 1, steps, "learning the units")
     tokenizer = TextTokenizer.train(balanced, preset.text.vocab_size, preset.text.max_token_length)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(arguments.output)
     units = sum(len(tokenizer.encode(t)) for t in texts[:2000]) / max(1, sum(len(t) for t in texts[:2000]))
     print(f"{len(texts)} sentences, {tokenizer.size} ids, {units:.2f} ids per character: {arguments.output}")
+    progress.update(steps, steps, files=[arguments.output])
+    progress.finish({"weights": [arguments.output], "sentences": len(texts), "ids": tokenizer.size})
 
 
 def balance_languages(texts: dict[str, list[str]], most: int = MOST_REPEATS) -> list[str]:
@@ -70,8 +84,8 @@ def balance_languages(texts: dict[str, list[str]], most: int = MOST_REPEATS) -> 
     return balanced
 
 
-def train_speech(arguments: argparse.Namespace) -> None:
-    """Train the semantic tokenizer with its recognition head."""
+def train_speech(arguments: argparse.Namespace, progress: StepProgress) -> None:
+    """Train the semantic tokenizer with its recognition head. Raises Stopped, after saving."""
     if arguments.threads:
         set_threads(arguments.threads)
     seed_everything(arguments.seed)
@@ -89,7 +103,7 @@ def train_speech(arguments: argparse.Namespace) -> None:
         multiple=BUCKET_TOKENS,
         weights=balanced_weights(dataset, arguments.recorded_share),
     )
-    loader = Loader(dataset, sampler, partial(collate, samples_per_token=model.samples_per_token))
+    loader = Loader(dataset, sampler, functools.partial(collate, samples_per_token=model.samples_per_token))
     stage = TokenizerStage(model, _validation(stores, model, device), arguments.learning_rate, preset.name)
     config = LoopConfig(
         max_steps=arguments.max_steps,
@@ -110,12 +124,19 @@ def train_speech(arguments: argparse.Namespace) -> None:
         arguments.output,
         resume=arguments.resume,
         device=device,
+        should_stop=progress.should_stop,
         run_config={"tokenizer": to_dict(preset.tokenizer), "labels": list(model.labels)},
+        on_event=progress.pass_on,
     )
     print(f"step {result.step}, stopped by {result.stopped_by}, {json.dumps(result.validation)}")
+    weights = list(result.weights)
     if arguments.weights_out:
         arguments.weights_out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(arguments.output / "s3.safetensors", arguments.weights_out)
+        weights.append(arguments.weights_out)
+    if result.stopped_by == "stop":
+        raise Stopped
+    progress.finish({**asdict(result), "weights": weights})
 
 
 def _model(arguments: argparse.Namespace, preset, stores) -> SemanticTokenizer:
@@ -162,6 +183,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--job", type=Path, metavar="FOLDER", help="run folder of the job that started this; progress goes there"
+    )
     return parser
 
 

@@ -6,10 +6,10 @@
 """
 
 import argparse
+import functools
 import shutil
 import sys
-import time
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,10 @@ from modules.checkpoint import file_hash
 from modules.config import load_preset, to_dict
 from modules.data.batching import Loader
 from modules.data.store import FeatureStore
-from modules.errors import UserError
+from modules.errors import Stopped, UserError
+from modules.progress import REFUSED_EXIT, STOPPED_EXIT, StepProgress
 from modules.runtime import pick_device, seed_everything, set_threads
 from modules.text.tokenizer import TextTokenizer
-from modules.training.events import read_events
 from modules.training.loop import LoopConfig, train
 from modules.vits2.dataset import BalancedSampler, DecoderDataset
 from modules.vits2.model import VITS2
@@ -29,17 +29,21 @@ from modules.vits2.train import VITS2Stage, VITS2TrainConfig, warm_start
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse flags, build, train."""
+    """Parse flags, build, train; returns the exit code: 0 done, 2 a mistake in the input, 3 stopped."""
     arguments = _parser().parse_args(argv)
     try:
-        _run(arguments)
+        with StepProgress(arguments.job, say=functools.partial(print, flush=True)) as progress:
+            _run(arguments, progress)
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return REFUSED_EXIT
+    except (Stopped, KeyboardInterrupt):
+        print("stopped; run it again with --resume to go on", file=sys.stderr)
+        return STOPPED_EXIT
     return 0
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     if arguments.threads:
         set_threads(arguments.threads)
     seed_everything(arguments.seed)
@@ -79,14 +83,19 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"{len(dataset)} clips of {len(dataset.by_speaker)} speakers, {inference / 1e6:.2f} M inference parameters")
     result = train(
         stage, loader, _loop_config(arguments), arguments.output,
-        resume=arguments.resume, device=device, should_stop=_reporter(arguments.output),
+        resume=arguments.resume, device=device, should_stop=progress.should_stop, on_event=progress.pass_on,
         run_config={"vits2": to_dict(preset.vits2), "audio": to_dict(preset.audio), "train": to_dict(config)},
     )  # fmt: skip
     skipped = f", skipped {result.skipped}" if result.skipped else ""
     print(f"step {result.step}, stopped by {result.stopped_by}{skipped}, {_numbers(result.validation)}")
+    weights = list(result.weights)
     if arguments.weights_out:
         arguments.weights_out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(arguments.output / "vits2.safetensors", arguments.weights_out)
+        weights.append(arguments.weights_out)
+    if result.stopped_by == "stop":
+        raise Stopped
+    progress.finish({**asdict(result), "weights": weights})
 
 
 def _codebook_sizes(arguments: argparse.Namespace, preset) -> list[int]:
@@ -131,30 +140,6 @@ def _loop_config(arguments: argparse.Namespace) -> LoopConfig:
     )
 
 
-def _reporter(folder: Path):
-    """A `should_stop` that never stops: it prints the newest events every few seconds."""
-    state = {"seen": len(read_events(folder)), "at": 0.0}
-
-    def look() -> bool:
-        if time.monotonic() - state["at"] > 15:
-            events = read_events(folder)
-            for event in events[state["seen"] :]:
-                if event["kind"] in ("validation", "error"):
-                    print(f"{event['kind']} at {event['step']}: {_numbers(event.get('losses', {}))}", flush=True)
-            steps = [event for event in events[state["seen"] :] if event["kind"] == "step"]
-            if steps:
-                last = steps[-1]
-                print(
-                    f"step {last['step']}/{last['total']} {last['seconds']:.0f} s, "
-                    f"{last.get('eta_seconds') or 0:.0f} s left: {_numbers(last['losses'])}",
-                    flush=True,
-                )
-            state["seen"], state["at"] = len(events), time.monotonic()
-        return False
-
-    return look
-
-
 def _numbers(values: dict[str, float]) -> str:
     return ", ".join(f"{name.lstrip('_')} {value:.4g}" for name, value in values.items() if value is not None)
 
@@ -189,6 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--job", type=Path, metavar="FOLDER", help="run folder of the job that started this; progress goes there"
+    )
     training = parser.add_argument_group("training of the decoder")
     for spec in fields(VITS2TrainConfig):
         name = "--" + spec.name.replace("_", "-")

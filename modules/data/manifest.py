@@ -13,8 +13,11 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from modules.errors import UserError
+
+ListKind = Literal["list", "json", "table"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Utterance:
         split: "train", "dev" or "test" as the list has it; nothing checks the name.
         seconds: length; 0 where unknown.
         licence, source: where the recording comes from.
+        confidence: how sure the transcriber was of the text, 0 to 1; -1 where nobody judged it.
     """
 
     audio: str
@@ -39,6 +43,7 @@ class Utterance:
     seconds: float = 0.0
     licence: str = ""
     source: str = ""
+    confidence: float = -1.0
 
 
 _COLUMNS = {
@@ -50,8 +55,10 @@ _COLUMNS = {
     "seconds": ("seconds", "duration"),
     "licence": ("licence", "license"),
     "source": ("source", "source_repo"),
+    "confidence": ("confidence",),
 }
 """Names under which a table or a JSON line may hold a field; the first one present counts."""
+FIELD_NAMES = frozenset(name for names in _COLUMNS.values() for name in names)
 
 
 def read_manifest(path: str | Path) -> list[Utterance]:
@@ -78,7 +85,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
         ) from cause
     # str.splitlines would also cut at U+2028 and U+0085, which occur inside of sentences.
     lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    parse = _parser(path, lines)
+    parse = line_parser(list_kind(path, next((line for line in lines if line.strip()), "")))
     utterances = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -90,7 +97,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
                 "manifest_line", "{file}, line {line}: {defect}.", file=str(path), line=number, defect=str(cause)
             ) from cause
         if utterance is not None:
-            utterances.append(dataclasses.replace(utterance, audio=_resolve(utterance.audio, path.parent)))
+            utterances.append(dataclasses.replace(utterance, audio=resolve_audio(utterance.audio, path.parent)))
     return utterances
 
 
@@ -98,13 +105,8 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write JSON lines, whole or not at all; audio inside the file's folder is named relative to it."""
     path = Path(path)
     folder = path.parent.absolute()
-    _write_lines(
-        path,
-        (
-            json.dumps({**dataclasses.asdict(item), "audio": _relative(item.audio, folder)}, ensure_ascii=False)
-            for item in utterances
-        ),
-    )
+    rows = ({**dataclasses.asdict(item), "audio": relative_audio(item.audio, folder)} for item in utterances)
+    write_whole(path, ((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows))
 
 
 def write_list(path: str | Path, utterances: Iterable[Utterance]) -> None:
@@ -115,7 +117,7 @@ def write_list(path: str | Path, utterances: Iterable[Utterance]) -> None:
     Raises:
         UserError: manifest_separator if a path, speaker or language contains "|".
     """
-    _write_lines(Path(path), (_list_line(item) for item in utterances))
+    write_whole(path, ((_list_line(item) + "\n").encode() for item in utterances))
 
 
 def _list_line(item: Utterance) -> str:
@@ -130,12 +132,14 @@ def _list_line(item: Utterance) -> str:
     return "|".join(" ".join(field.splitlines()) for field in fields)
 
 
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
+def write_whole(path: str | Path, chunks: Iterable[bytes]) -> None:
+    """Write the chunks one after the other; the file appears whole or not at all. Missing folders are made."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(line + "\n" for line in lines)
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(chunks)
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the result from other users
         os.replace(temporary, path)
     except BaseException:
@@ -143,15 +147,25 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
         raise
 
 
-def _parser(path: Path, lines: list[str]) -> Callable[[str], Utterance | None]:
-    """The function that turns a line into an utterance; ValueError says what is wrong with the line."""
-    first = next((line for line in lines if line.strip()), "")
-    suffix = path.suffix.lower()
-    if suffix in (".jsonl", ".json") or (suffix not in (".list", ".txt", ".tsv") and first.lstrip().startswith("{")):
+def list_kind(path: Path, first_line: str) -> ListKind:
+    """What a dataset list holds, by its name, or by its first line where the name does not tell."""
+    named: dict[str, ListKind] = {".jsonl": "json", ".json": "json", ".list": "list", ".txt": "list", ".tsv": "table"}
+    kind = named.get(path.suffix.lower())
+    if kind is not None:
+        return kind
+    if first_line.lstrip().startswith("{"):
+        return "json"
+    return "table" if "\t" in first_line and "|" not in first_line else "list"
+
+
+def line_parser(kind: ListKind) -> Callable[[str], Utterance | None]:
+    """The function that turns a line into an utterance; ValueError says what is wrong with the line.
+
+    A table's first line gives None. The audio path is what the line says; see `resolve_audio`.
+    """
+    if kind == "json":
         return _parse_json
-    if suffix == ".tsv" or (suffix not in (".list", ".txt") and "\t" in first and "|" not in first):
-        return _TableParser()
-    return _parse_list
+    return _TableParser() if kind == "table" else _parse_list
 
 
 def _parse_list(line: str) -> Utterance:
@@ -202,7 +216,9 @@ def _utterance(values: dict[str, object]) -> Utterance:
             continue
         value = values[name]
         if field == "seconds":
-            value = _seconds(value, name)
+            value = _number(value, name, "a length in seconds", 0, math.inf)
+        elif field == "confidence":
+            value = _number(value, name, "a number from 0 to 1, or -1 for unknown", 0, 1, unknown=-1.0)
         elif not isinstance(value, str):
             raise ValueError(f"{name} must be text, not {value!r}")
         fields[field] = value
@@ -211,33 +227,34 @@ def _utterance(values: dict[str, object]) -> Utterance:
     return Utterance(**fields)  # type: ignore[arg-type]
 
 
-def _seconds(value: object, name: str) -> float:
+def _number(value: object, name: str, kind: str, low: float, high: float, unknown: float | None = None) -> float:
+    """A finite number from low to high, or exactly `unknown`; tables hold numbers as text."""
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         try:
             number = float(value)
         except ValueError:
             number = math.nan
-        if math.isfinite(number) and number >= 0:
+        if number == unknown or (math.isfinite(number) and low <= number <= high):
             return number
-    raise ValueError(f"{name} must be a length in seconds, not {value!r}")
+    raise ValueError(f"{name} must be {kind}, not {value!r}")
 
 
-def _resolve(audio: str, folder: Path) -> str:
-    """The path of `audio` seen from the working directory."""
-    if "\\" in audio and os.sep == "/" and not (folder / audio).exists():
+def resolve_audio(audio: str, folder: Path) -> str:
+    """The path of `audio` seen from the working directory. A name that no file can have is no error here."""
+    if "\\" in audio and os.sep == "/" and not os.path.exists(folder / audio):
         audio = audio.replace("\\", "/")  # a list written on Windows
     if Path(audio).is_absolute() or (audio[1:3] == ":/" and audio[:1].isalpha()):
         return audio
-    if not (folder / audio).exists() and Path(audio).exists():
+    if not os.path.exists(folder / audio) and os.path.exists(audio):
         return audio
     return str(folder / audio)
 
 
-def _relative(audio: str, folder: Path) -> str:
-    """`audio` as a manifest in `folder` names it; the inverse of `_resolve` for files that exist."""
+def relative_audio(audio: str, folder: Path) -> str:
+    """`audio` as a manifest in `folder` names it; the inverse of `resolve_audio` for files that exist."""
     path = Path(audio)
     if not path.is_absolute():
-        if not path.exists():
+        if not os.path.exists(path):
             return audio
         path = path.absolute()
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,10 +17,14 @@ class EventLog:
     Every line has `kind`, `time` (Unix seconds) and those of `FIELDS` that are known:
     step, total, epoch, losses {name: value}, learning_rate, seconds (elapsed over all runs), eta_seconds,
     samples (paths), error (text).
+
+    Args:
+        on_event: gets every event after it was written.
     """
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str, on_event: Callable[[dict[str, Any]], None] | None = None):
         folder = Path(folder)
+        self._on_event = on_event
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / EVENTS_NAME
         _end_last_line(self.path)
@@ -35,8 +40,11 @@ class EventLog:
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append an event. Numbers that are not finite become null: JSON knows no NaN, and browsers refuse it."""
-        event = {"kind": kind, "time": round(time.time(), 3), **{k: v for k, v in fields.items() if v is not None}}
-        self._file.write(json.dumps(_finite(event), ensure_ascii=False, default=str) + "\n")
+        known = {name: value for name, value in fields.items() if value is not None}
+        event = _finite({"kind": kind, "time": round(time.time(), 3), **known})
+        self._file.write(json.dumps(event, ensure_ascii=False, default=str) + "\n")
+        if self._on_event is not None:
+            self._on_event(event)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modules.checkpoint import load_training_state, save_training_state
 from modules.config import differing_keys
@@ -25,55 +25,11 @@ from modules.errors import UserError
 from modules.runtime import bf16_supported, restore_rng_state, rng_state, seed_everything
 from modules.training.average import WeightAverage
 from modules.training.events import EventLog
+from modules.training.stage import Batches, Stage
 
 CHECKPOINT_NAME = "checkpoint"
 STOP_NAME = "stop"
 MOST_SKIPS_IN_A_ROW = 100
-
-
-class Optimizer(Protocol):
-    """The part of `torch.optim.Optimizer` that the loop uses."""
-
-    param_groups: list[dict[str, Any]]
-
-    def zero_grad(self, set_to_none: bool = True) -> None: ...
-    def step(self) -> Any: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class Stage(Protocol):
-    """What is trained.
-
-    With `accumulate` n, a phase sees its n batches one after the other before the next phase begins. A stage may
-    have `averaged`, the names of the modules that EMA covers (a discriminator needs none); by default all.
-    """
-
-    modules: dict[str, nn.Module]
-    optimizers: dict[str, Optimizer]  # by phase
-    weights: dict[str, float]  # of losses; missing = 1.0
-
-    def phases(self, step: int) -> tuple[str, ...]:
-        """The phases of this step in order, for instance ("discriminator", "generator")."""
-
-    def losses(self, phase: str, batch: Any) -> dict[str, Tensor]:
-        """Named scalar losses of a batch; a name starting with "_" is logged and not summed."""
-
-    def validate(self) -> dict[str, float]:
-        """Measures on held-out data; the loop has put the modules in eval mode and switched gradients off."""
-
-    def save_weights(self, folder: Path, step: int, epoch: int) -> list[Path]:
-        """Write inference weights; the averaged weights are in place when this is called."""
-
-
-class Batches(Protocol):
-    """What the loop draws from; see `modules.data.batching.Loader`."""
-
-    epoch: int
-
-    def __iter__(self) -> Iterator[Any]: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -119,6 +75,7 @@ def train(
     device: torch.device,
     should_stop: Callable[[], bool] | None = None,
     run_config: dict[str, Any] | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainResult:
     """Train `stage` until `max_steps`, `max_minutes` or a wish to stop (`should_stop()` or a file `folder/stop`).
 
@@ -127,6 +84,7 @@ def train(
         folder: gets checkpoint.safetensors, events.jsonl and what `stage.save_weights` writes.
         resume: go on from the checkpoint in `folder`; without one, start.
         run_config: JSON values that must be the same when the run is resumed.
+        on_event: gets every event after it was written to events.jsonl.
 
     Raises:
         UserError: run_exists, resume_config_differs (names the keys), checkpoint_unreadable, no_batches,
@@ -142,13 +100,13 @@ def train(
     run_config = json.loads(json.dumps(run_config)) if run_config is not None else None
     if state is not None and run_config is not None:
         _refuse_other_config(state["run_config"], run_config, folder)
-    with EventLog(folder) as log:
+    with EventLog(folder, on_event) as log:
         run = _Run(stage, loader, config, folder, device, log, run_config)
         try:
             run.begin(state)
             return run.go(should_stop)
         except Exception as cause:
-            log.write("error", step=run.step, total=config.max_steps, error=str(cause) or type(cause).__name__)
+            log.write("error", step=run.step, total=run.total, error=str(cause) or type(cause).__name__)
             raise
 
 
@@ -217,6 +175,21 @@ class _Run:
         """Time spent training, over all resumes."""
         return self.earlier_seconds + time.monotonic() - self.started
 
+    @property
+    def used(self) -> float:
+        """The share of the run that is over, by steps or by minutes, whichever will end it."""
+        used = self.step / self.config.max_steps
+        if self.config.max_minutes > 0:
+            used = max(used, self.seconds / (60 * self.config.max_minutes))
+        return used
+
+    @property
+    def total(self) -> int:
+        """How many steps the run is going to have; where minutes end it, a guess by the speed so far (0: none yet)."""
+        if self.config.max_minutes <= 0:
+            return self.config.max_steps
+        return max(self.step, round(self.step / self.used)) if self.step > 0 else 0
+
     def begin(self, state: dict[str, Any] | None) -> None:
         """Put everything where `state` (or a fresh start) wants it."""
         for module in self.stage.modules.values():
@@ -236,7 +209,7 @@ class _Run:
             phase: [p for group in optimizer.param_groups for p in group["params"]]
             for phase, optimizer in self.stage.optimizers.items()
         }
-        self.log.write("start" if state is None else "resume", step=self.step, total=self.config.max_steps)
+        self.log.write("start" if state is None else "resume", step=self.step, total=self.total)
 
     def go(self, should_stop: Callable[[], bool] | None) -> TrainResult:
         """Steps until something ends the run; then validates and saves."""
@@ -256,7 +229,7 @@ class _Run:
             self._validate()
         self._save_weights()
         self._save_state()
-        self.log.write("end", step=self.step, total=self.config.max_steps, seconds=round(self.seconds, 1))
+        self.log.write("end", step=self.step, total=self.total, seconds=round(self.seconds, 1))
         return TrainResult(
             self.step, stopped_by, self.last_losses, self.validation, self.skipped, tuple(self.weight_files)
         )
@@ -332,13 +305,11 @@ class _Run:
 
     def _report(self, factor: float) -> None:
         self.last_losses = self.meter.take()
-        used = self.step / self.config.max_steps
-        if self.config.max_minutes > 0:
-            used = max(used, self.seconds / (60 * self.config.max_minutes))
+        used = self.used
         self.log.write(
             "step",
             step=self.step,
-            total=self.config.max_steps,
+            total=self.total,
             epoch=self.loader.epoch,
             losses={name: float(f"{value:.6g}") for name, value in self.last_losses.items()},
             learning_rate=self.config.learning_rate * factor,
@@ -367,7 +338,7 @@ class _Run:
             self.validation = {name: float(value) for name, value in self.stage.validate().items()}
         self.validated_step = self.step
         self.log.write(
-            "validation", step=self.step, total=self.config.max_steps, epoch=self.loader.epoch,
+            "validation", step=self.step, total=self.total, epoch=self.loader.epoch,
             losses=self.validation, seconds=round(self.seconds, 2),
         )  # fmt: skip
 
@@ -378,7 +349,7 @@ class _Run:
             for path in {p.resolve() for p in self.weight_files} - {p.resolve() for p in files}:
                 path.unlink(missing_ok=True)
         self.weight_files = files
-        self.log.write("weights", step=self.step, total=self.config.max_steps, files=files)
+        self.log.write("weights", step=self.step, total=self.total, files=files)
 
     def _save_state(self) -> None:
         state = {

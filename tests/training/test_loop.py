@@ -431,6 +431,34 @@ def test_events_tell_the_progress(tmp_path):
     assert [e["step"] for e in events if e["kind"] == "validation"] == [6, 12, 18, 20]
 
 
+def test_a_listener_hears_every_event_as_it_is_written(tmp_path):
+    heard = []
+    train(Regression(), make_loader(), settings(), tmp_path, resume=False, device=CPU, on_event=heard.append)
+    for told in heard:
+        told["files"] = [str(file) for file in told.get("files", [])]
+    assert heard == [{**event, "files": event.get("files", [])} for event in read_events(tmp_path)]
+    with pytest.raises(Killed):
+        train(Regression(kill_at=2), make_loader(), settings(), tmp_path / "died", resume=False, device=CPU,
+              on_event=heard.append)  # fmt: skip
+    assert (heard[-1]["kind"], heard[-1]["step"], heard[-1]["error"]) == ("error", 2, "Killed")
+
+
+def test_the_total_of_a_run_that_minutes_end_follows_its_speed(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    class Slow(Regression):
+        def losses(self, phase, batch):
+            clock[0] += 1 / 64
+            return super().losses(phase, batch)
+
+    config = settings(max_steps=1000, max_minutes=1 / 128, log_every_steps=1)  # 30 steps
+    train(Slow(), make_loader(), config, tmp_path, resume=False, device=CPU)
+    events = read_events(tmp_path)
+    assert (events[0]["kind"], events[0]["total"]) == ("start", 0)
+    assert {event["total"] for event in events[1:]} == {30} and events[-1]["step"] == 30
+
+
 def test_bf16_on_request(tmp_path):
     class Looking(Regression):
         def losses(self, phase, batch):

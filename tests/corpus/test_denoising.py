@@ -1,0 +1,204 @@
+"""Noise reduction: what it takes away, what it leaves, and that pieces leave no seams."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from modules.audio import channels
+from modules.audio.channels import FORMATS, read_channels, write_channels
+from modules.audio.loudness import integrated_lufs
+from modules.corpus import denoising
+from modules.corpus.denoising import DenoiseOptions, denoise, denoise_files, quietest
+from modules.corpus.outputs import mirrored, without_results
+from modules.errors import Stopped, UserError
+from modules.progress import StepProgress
+from tools import denoise as command
+
+METHODS = [DenoiseOptions(), DenoiseOptions(method="adaptive")]
+RATE = 16000
+FALL_DB = {"stationary": 6, "adaptive": 2}
+"""The adaptive floor follows a steady hiss, half of which then stands out of it; on speech it does better (below)."""
+
+
+def speechlike(seconds: float, noise_db: float = -40.0, rate: int = RATE, seed: int = 0) -> np.ndarray:
+    """Bursts of harmonics, 0.6 s of every second, in white noise of that level -> [1, S]."""
+    times = np.arange(int(seconds * rate)) / rate
+    voice = sum(np.sin(2 * np.pi * 150 * n * times) / n for n in range(1, 12)) * 0.15 * ((times % 1.0) < 0.6)
+    hiss = 10 ** (noise_db / 20) * np.random.default_rng(seed).standard_normal(len(times))
+    return (voice + hiss).astype(np.float32)[None]
+
+
+def pause_db(wav: np.ndarray, rate: int = RATE) -> float:
+    """Level of the pauses, their edges left out, dB."""
+    place = (np.arange(wav.shape[-1]) / rate) % 1.0
+    return 10 * np.log10(np.mean(wav[..., (place > 0.7) & (place < 0.95)].astype(np.float64) ** 2) + 1e-20)
+
+
+@pytest.mark.parametrize("options", METHODS, ids=lambda one: one.method)
+def test_pauses_fall_and_the_voice_stays(options: DenoiseOptions) -> None:
+    noisy = speechlike(4)
+    clean = denoise(noisy, RATE, options)
+    assert clean.shape == noisy.shape and clean.dtype == np.float32
+    assert pause_db(clean) < pause_db(noisy) - FALL_DB[options.method]
+    before, after = (integrated_lufs(torch.from_numpy(wav[0]), RATE) for wav in (noisy, clean))
+    assert abs(before - after) < 0.5
+    voice = speechlike(4, noise_db=-200)
+    assert np.corrcoef(voice[0], clean[0])[0, 1] > 0.98
+
+
+def test_strength_goes_from_nothing_to_much() -> None:
+    noisy = speechlike(3)
+    floors = [pause_db(denoise(noisy, RATE, DenoiseOptions(strength=strength))) for strength in (0.0, 0.4, 0.8, 1.0)]
+    assert floors == sorted(floors, reverse=True) and floors[0] > floors[1] > floors[3]
+    assert np.array_equal(denoise(noisy, RATE, DenoiseOptions(strength=0.0)), noisy)
+
+
+@pytest.mark.parametrize("options", METHODS, ids=lambda one: one.method)
+def test_pieces_leave_no_seams(options: DenoiseOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = speechlike(12, rate=8000)
+    whole = denoise(noisy, 8000, options)
+    monkeypatch.setattr(denoising, "_PIECE_SECONDS", 5.0)
+    pieces = denoise(noisy, 8000, options)
+    assert np.abs(whole - pieces).max() < 1e-3
+    assert np.array_equal(denoise(noisy, 8000, options), pieces)
+
+
+@pytest.mark.parametrize("options", METHODS, ids=lambda one: one.method)
+@pytest.mark.parametrize("length", [1, 100, 2000, 3000, 16000])
+def test_short_and_silent_sounds_survive(options: DenoiseOptions, length: int) -> None:
+    silence = np.zeros((1, length), dtype=np.float32)
+    assert np.array_equal(denoise(silence, RATE, options), silence)
+    hiss = speechlike(1)[:, :length]
+    clean = denoise(hiss, RATE, options)
+    assert clean.shape == hiss.shape and np.isfinite(clean).all() and np.abs(clean).max() <= 1.0
+
+
+@pytest.mark.parametrize("options", METHODS, ids=lambda one: one.method)
+def test_digital_silence_and_odd_values_inside_a_recording(options: DenoiseOptions) -> None:
+    noisy = speechlike(3)
+    noisy[0, RATE : 2 * RATE] = 0.0
+    noisy[0, 10] = np.nan
+    clean = denoise(noisy, RATE, options)
+    assert np.isfinite(clean).all()
+    assert np.abs(clean[0, RATE + 2000 : 2 * RATE - 2000]).max() < 1e-4
+    assert pause_db(clean[:, 2 * RATE :]) < pause_db(noisy[:, 2 * RATE :]) - FALL_DB[options.method]
+
+
+def test_channels_are_cleaned_apart() -> None:
+    left, right = speechlike(2), speechlike(2, noise_db=-30, seed=1)
+    both = denoise(np.concatenate([left, right]), RATE)
+    assert both.shape == (2, 2 * RATE)
+    alone = denoise(left, RATE)
+    assert np.corrcoef(both[0], alone[0])[0, 1] > 0.99999
+
+
+def test_the_quietest_parts() -> None:
+    wav = speechlike(4)[0]
+    noise = quietest(wav, RATE)
+    assert noise is not None and len(noise) >= RATE // 2
+    assert 20 * np.log10(noise.std()) < -38
+    assert quietest(np.zeros(RATE, dtype=np.float32), RATE) is None
+    wav[: 2 * RATE] = 0
+    assert np.abs(quietest(wav, RATE)).max() > 0
+
+
+def test_noise_in_a_real_recording_falls(speech_dir: Path | None) -> None:
+    if speech_dir is None:
+        pytest.skip("needs --speech")
+    noisy, rate = read_channels(speech_dir / "mix" / "kerstin_0043_pink10dB.flac")
+    voice, _ = read_channels(speech_dir / "clips" / "kerstin_0043.flac")
+    window = rate // 50
+    count = min(noisy.shape[1], voice.shape[1]) // window
+
+    def levels(wav: np.ndarray) -> np.ndarray:
+        return np.mean(wav[0, : count * window].reshape(count, window).astype(np.float64) ** 2, axis=1)
+
+    pauses = 10 * np.log10(levels(voice) + 1e-12) < 10 * np.log10(levels(voice).max()) - 40
+    assert pauses.sum() > 5
+    for options in METHODS:
+        clean = denoise(noisy, rate, options)
+        fall = 10 * np.log10(levels(noisy)[pauses].mean() / levels(clean)[pauses].mean())
+        before, after = (integrated_lufs(torch.from_numpy(wav[0]), rate) for wav in (noisy, clean))
+        print(f"{options.method}: pauses {fall:.1f} dB lower, loudness {after - before:+.2f} LU")
+        assert fall >= 6 and abs(before - after) < 0.5
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(("count", "rate"), [(1, 16000), (2, 44100), (2, 96000)])
+def test_every_format_comes_back(tmp_path: Path, kind: str, count: int, rate: int) -> None:
+    wav = np.repeat(0.3 * np.sin(np.arange(rate) * 2 * np.pi * 440 / rate), count).reshape(rate, count).T
+    write_channels(tmp_path / "new" / f"a.{kind}", wav.astype(np.float32), rate)
+    back, found = read_channels(tmp_path / "new" / f"a.{kind}")
+    assert back.shape[0] == count and found == (rate if kind in ("wav", "flac") else min(rate, 48000))
+    assert abs(back.shape[1] / found - 1.0) < 0.1
+    assert back.std() == pytest.approx(wav.std(), rel=0.1)
+    if kind in ("wav", "flac"):
+        assert np.abs(back - wav).max() < 1 / 32768
+
+
+def test_mp3_without_the_encoder_of_soundfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channels.soundfile, "available_formats", lambda: {"WAV": ""})
+    write_channels(tmp_path / "a.mp3", speechlike(1), RATE)
+    back, rate = read_channels(tmp_path / "a.mp3")
+    assert rate == RATE and back.shape[0] == 1 and back.shape[1] >= RATE
+
+
+def test_names_are_mirrored_without_meeting(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    files = [tmp_path / "a.mp3", tmp_path / "a.wav", tmp_path / "b" / "A.wav"]
+    assert [str(one) for one in mirrored(files, tmp_path, ".flac")] == ["a.flac", "a.wav.flac", "b/A.flac"]
+    files[0].touch()
+    assert mirrored(files[:1], files[0], ".wav") == [Path("a.wav")]
+
+
+def test_results_of_an_earlier_run_are_no_recordings(tmp_path: Path) -> None:
+    files = [tmp_path / "a.wav", tmp_path / "out" / "a.wav"]
+    assert without_results(files, tmp_path, tmp_path / "out") == files[:1]
+    with pytest.raises(UserError) as caught:
+        without_results(files, tmp_path, tmp_path)
+    assert caught.value.code == "output_is_input"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_channels(tmp_path / "in" / "a.flac", speechlike(1), RATE)
+    write_channels(tmp_path / "in" / "deep" / "b.wav", np.repeat(speechlike(1), 2, axis=0), RATE)
+    (tmp_path / "in" / "broken.wav").write_text("no sound")
+    return tmp_path / "in"
+
+
+def test_a_folder_is_mirrored_and_done_once(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, job = tmp_path / "out", tmp_path / "job"
+    flags = ["--input", str(folder), "--output", str(output), "--job", str(job)]
+    assert command.main(flags) == 0
+    assert sorted(str(path.relative_to(output)) for path in output.rglob("*.wav")) == ["a.wav", "deep/b.wav"]
+    assert read_channels(output / "deep" / "b.wav")[0].shape == (2, RATE)
+    rejected = json.loads((output / "rejected.jsonl").read_text())
+    assert rejected["file"] == str(folder / "broken.wav") and "broken.wav" in rejected["reason"]
+    result = json.loads((job / "result.json").read_text())
+    assert (result["files"], result["already"], result["rejected"]) == (2, 0, {"audio_unreadable": 1})
+    write_channels(folder / "a.flac", speechlike(1, seed=5), RATE)
+    assert command.main(flags) == 0
+    result = json.loads((job / "result.json").read_text())
+    assert (result["files"], result["already"]) == (1, 1), "only what changed is done again"
+    assert command.main([*flags, "--strength", "3"]) == 2
+    assert "strength" in capsys.readouterr().err
+
+
+def test_a_stop_leaves_no_half_files(folder: Path, tmp_path: Path) -> None:
+    class Stop(StepProgress):
+        asked = 0
+
+        def should_stop(self) -> bool:
+            self.asked += 1
+            return self.asked > 1
+
+    with pytest.raises(Stopped):
+        denoise_files([folder / "a.flac"], folder, DenoiseOptions(), tmp_path / "out", Stop(None))
+    assert not list((tmp_path / "out").rglob("*.wav"))
