@@ -21,6 +21,11 @@ class UserError(Exception):
         super().__init__(template.format(**fields))
 
 
+def retold(code: str, text: str, fields: dict[str, object]) -> UserError:
+    """A `UserError` that another process told: its code, its finished sentence and its fields."""
+    return UserError(code, text.replace("{", "{{").replace("}", "}}"), **fields)
+
+
 class ConfigError(UserError):
     """A config with an unknown key, a wrong type or a value out of bounds."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.errors import UserError
+from modules.errors import UserError, retold
 from modules.progress import REFUSED_EXIT
 
 TAIL_BYTES = 65536
@@ -58,20 +58,23 @@ def explain_failure(remains: Remains) -> UserError:
     last lines tell."""
     code, lines, error = remains.exit_code, remains.lines, remains.error
     told = str(error.get("error", "")) or remains.launch_error
-    names = {"name": remains.name, "log": remains.log}
+    name, log = remains.name, remains.log
     if error.get("code"):
-        return UserError(error["code"], told.replace("{", "{{").replace("}", "}}"), **error.get("fields", {}))
+        return retold(error["code"], told, error.get("fields", {}))
     if code == REFUSED_EXIT and lines:
-        return UserError("job_refused", "{cause}", cause=lines[-1], **names)
+        return UserError("job_refused", "{name} could not start: {cause}", name=name, cause=lines[-1])
     if code == 0 and not told:
-        return UserError("job_no_result", "{name} ended without a result, and without saying why. See {log}.", **names)
-    if known := known_cause("\n".join([*lines, told]), names):
+        return UserError(
+            "job_no_result", "{name} ended without a result, and without saying why. See {log}.", name=name, log=log
+        )
+    if known := known_cause("\n".join([*lines, told]), name, log):
         return known
     if code is not None and -code == getattr(signal, "SIGKILL", 9):
         return UserError(
             "job_killed",
             "{name} was killed, most often because memory ran out. Choose a smaller batch or close other programs.",
-            **names,
+            name=name,
+            log=log,
         )
     exceptions = [line for line in lines if _EXCEPTION.match(line)]
     cause = told or (exceptions or [""])[-1]
@@ -80,36 +83,47 @@ def explain_failure(remains: Remains) -> UserError:
             "job_vanished",
             "{name} ended without a word: it was killed, memory ran out or the computer was switched off. "
             "Start it again; if it happens again, choose a smaller batch. See {log}.",
-            **names,
+            name=name,
+            log=log,
         )
     cause = cause or (f"{lines[-1]} ({_exit_text(code)})" if lines else _exit_text(code))
-    return UserError("job_failed", "{name} failed: {cause}. See {log}.", cause=cause, **names)
+    return UserError("job_failed", "{name} failed: {cause}. See {log}.", cause=cause, name=name, log=log)
 
 
-def known_cause(evidence: str, names: dict[str, Any]) -> UserError | None:
+def known_cause(evidence: str, name: str, log: Path) -> UserError | None:
     """A cause with a remedy of its own, found in the words of Python, PyTorch or the system; None if there is none.
 
     Args:
-        names: the fields of every template, `name` and `log`.
+        name, log: of the job, for the sentence.
     """
     if _GPU_MEMORY.search(evidence):
         return UserError(
             "job_gpu_memory",
             "{name} ran out of GPU memory. Choose a smaller batch, or close what else uses the GPU.",
-            **names,
+            name=name,
+            log=log,
         )
     if _MEMORY.search(evidence):
         return UserError(
-            "job_memory", "{name} ran out of memory. Choose a smaller batch or close other programs.", **names
+            "job_memory",
+            "{name} ran out of memory. Choose a smaller batch or close other programs.",
+            name=name,
+            log=log,
         )
     if _DISK_FULL.search(evidence):
-        return UserError("job_disk_full", "{name} found the disk full. Free some space and start it again.", **names)
+        return UserError(
+            "job_disk_full",
+            "The disk is full, so {name} ended. Free some space and start it again.",
+            name=name,
+            log=log,
+        )
     if module := _MODULE.search(evidence):
         return UserError(
             "job_module_missing",
-            "{name} misses the package {module}. Run go-webui.sh (Windows: go-webui.bat) again; it installs it.",
+            "{name} lacks the package {module}. Run go-webui.sh (Windows: go-webui.bat) again to install it.",
             module=module[1],
-            **names,
+            name=name,
+            log=log,
         )
     return None
 

@@ -15,9 +15,9 @@ def test_python_and_torch_words_for_a_full_memory_are_known() -> None:
     ram = ("MemoryError", "DefaultCPUAllocator: can't allocate memory: you", "[Errno 12] Cannot allocate memory")
     for codes, texts in (("job_gpu_memory", gpu), ("job_memory", ram)):
         for text in texts:
-            known = known_cause(text, names)
+            known = known_cause(text, **names)
             assert known is not None and known.code == codes
-    assert known_cause("ValueError: odd", names) is None
+    assert known_cause("ValueError: odd", **names) is None
 
 
 @pytest.mark.parametrize(

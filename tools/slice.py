@@ -87,7 +87,7 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         journal.close()
     except OSError as cause:
         raise UserError(
-            "output_unwritable",
+            "output_folder_unwritable",
             "Nothing can be written to {folder} ({cause}); free some space or choose another folder.",
             folder=str(output),
             cause=cause,
