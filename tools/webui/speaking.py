@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from modules.inference.voice import Reference, Voice
 
 REFERENCES = 4
+TABLE_AT_ONCE, TABLE_SECONDS = 20, 2.0
+"""Up to so many sentences the table follows each of them, later once in so many seconds."""
 """Rows of references on the page."""
 
 OPTION_NAMES = (
@@ -129,6 +131,7 @@ class Speech:
         self.services, self.values, self.last, self.say = services, dict(values), last, say
         self.progress, self.should_stop = progress, should_stop
         self.segments: list[Segment] = []
+        self._announced = 0
         self.rows: list[ReferenceRow] = []
 
     def run(self) -> Iterator[dict[str, Any]]:
@@ -152,14 +155,18 @@ class Speech:
         self.progress(0.0, say("message.listening"))
         references = self._load_references(synthesizer)
         voice, started = Voice(tuple(references)), time.monotonic()
+        shown = started
         failure: Exception | None = None
         try:
             for segment in self._segments(synthesizer, voice, options):
                 self.segments.append(segment)
-                yield {
-                    "table": self.table(),
-                    "status": say("message.sentence_done", done=len(self.segments), total=segment.total),
+                update: dict[str, Any] = {
+                    "status": say("message.sentence_done", done=len(self.segments), total=segment.total)
                 }
+                # A long table is drawn anew as a whole: at every sentence the browser would fall behind.
+                if len(self.segments) <= TABLE_AT_ONCE or time.monotonic() - shown > TABLE_SECONDS:
+                    update["table"], shown = self.table(), time.monotonic()
+                yield update
         except Stopped:
             pass
         except Exception as problem:  # what is finished is shown first, then the failure is told
@@ -221,6 +228,10 @@ class Speech:
         )
 
     def _on_progress(self, state: "Progress") -> None:
+        # Asked at every frame; a message each would keep the browser from hearing the stop button.
+        if state.sentence == self._announced:
+            return
+        self._announced = state.sentence
         self.progress(
             (state.sentence - 1, state.total), self.say("message.sentence", number=state.sentence, total=state.total)
         )
