@@ -137,7 +137,8 @@ def test_every_format_comes_back(tmp_path: Path, kind: str, count: int, rate: in
     back, found = read_channels(tmp_path / "new" / f"a.{kind}")
     assert back.shape[0] == count and found == (rate if kind in ("wav", "flac") else min(rate, 48000))
     assert abs(back.shape[1] / found - 1.0) < 0.1
-    assert back.std() == pytest.approx(wav.std(), rel=0.1)
+    # Lossy encoders swell in over their first frames, some builds more than others.
+    assert back.std() == pytest.approx(wav.std(), rel=0.01 if kind in ("wav", "flac") else 0.2)
     if kind in ("wav", "flac"):
         assert np.abs(back - wav).max() < 1 / 32768
 
