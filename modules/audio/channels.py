@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from modules.audio.io import _decode, _empty, to_pcm16
+from modules.audio.io import decode, empty, to_pcm16
 
 FORMATS = ("wav", "flac", "mp3", "m4a")
 _MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -28,9 +28,9 @@ def read_channels(path: str | Path) -> tuple[np.ndarray, int]:
         UserError: audio_missing, audio_unreadable, audio_empty, as `modules.audio.io.read` does.
     """
     path = Path(path)
-    decoded = _decode(path)
+    decoded = decode(path)
     if not len(decoded.samples):
-        raise _empty(path)
+        raise empty(path)
     samples = np.nan_to_num(decoded.samples, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32, copy=False)
     return np.ascontiguousarray(samples.T), decoded.sample_rate
 
@@ -65,7 +65,8 @@ def _encode(file: BinaryIO, pcm: np.ndarray, sample_rate: int, kind: str) -> Non
     if kind in ("wav", "flac"):
         soundfile.write(file, pcm, sample_rate, format=kind.upper(), subtype="PCM_16")
     elif kind == "mp3" and "MP3" in soundfile.available_formats():
-        soundfile.write(file, pcm, sample_rate, format="MP3")
+        # libsndfile 1.2.2 copies half of every block of 16-bit stereo to its MP3 encoder and leaves noise in the rest.
+        soundfile.write(file, pcm.astype(np.float32) / 32768.0, sample_rate, format="MP3")
     else:
         _encode_av(file, pcm, sample_rate, kind)
 

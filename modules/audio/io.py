@@ -41,8 +41,8 @@ class AudioInfo:
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    """samples [S, C] float32 at their own rate; whole is False when decoding ended at a defect."""
+class Decoded:
+    """What a file gave: samples [S, C] float32 at their own rate; whole is False when decoding ended at a defect."""
 
     samples: np.ndarray
     sample_rate: int
@@ -64,16 +64,16 @@ def read(path: str | Path, sample_rate: int) -> Tensor:
             audio_empty (a sound of no samples).
     """
     path = Path(path)
-    decoded = _decode(path)
+    decoded = decode(path)
     if not len(decoded.samples):
-        raise _empty(path)
+        raise empty(path)
     if not decoded.whole and decoded.seconds < _SHORTEST_SECONDS:
         raise _unreadable(path)
     mono = to_mono(decoded.samples)
     if decoded.sample_rate != sample_rate:
         mono = soxr.resample(mono, decoded.sample_rate, sample_rate)
     if not len(mono):
-        raise _empty(path)
+        raise empty(path)
     return torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
 
 
@@ -95,9 +95,9 @@ def probe(path: str | Path) -> AudioInfo:
     promised = _attempt(_probe_av, path)
     if promised is not None:
         return promised
-    decoded = _decode(path)
+    decoded = decode(path)
     if not len(decoded.samples):
-        raise _empty(path)
+        raise empty(path)
     return AudioInfo(decoded.seconds, decoded.sample_rate, decoded.samples.shape[1])
 
 
@@ -137,9 +137,10 @@ def to_mono(samples: np.ndarray) -> np.ndarray:
     if clean.shape[1] == 1:
         return clean[:, 0]
     mixed = clean.mean(axis=1)
-    levels = np.sqrt(np.mean(np.square(clean, dtype=np.float64), axis=0))
+    # einsum sums into float64 without a float64 copy of what may be hours of sound.
+    levels = np.sqrt(np.einsum("sc,sc->c", clean, clean, dtype=np.float64) / max(1, len(clean)))
     loudest = int(levels.argmax())
-    mixed_level = float(np.sqrt(np.mean(np.square(mixed, dtype=np.float64))))
+    mixed_level = float(np.sqrt(np.einsum("s,s->", mixed, mixed, dtype=np.float64) / max(1, len(mixed))))
     # One silent channel among C lowers the mix to 1/C of the other without any cancelling.
     if mixed_level < _ANTIPHASE_RATIO * levels.mean():
         return clean[:, loudest]
@@ -150,7 +151,7 @@ def _require_file(path: Path) -> None:
     if not path.is_file():
         raise UserError("audio_missing", "There is no audio file {file}.", file=str(path))
     if path.stat().st_size == 0:
-        raise _empty(path)
+        raise empty(path)
 
 
 def _unreadable(path: Path) -> UserError:
@@ -161,12 +162,17 @@ def _unreadable(path: Path) -> UserError:
     )
 
 
-def _empty(path: Path) -> UserError:
+def empty(path: Path) -> UserError:
+    """The error of a file without samples."""
     return UserError("audio_empty", "{file} holds no sound.", file=str(path))
 
 
-def _decode(path: Path) -> _Decoded:
-    """The best that any decoder makes of the file: the first whole result, else the longest partial one."""
+def decode(path: Path) -> Decoded:
+    """The best that any decoder makes of the file: the first whole result, else the longest partial one.
+
+    Raises:
+        UserError: audio_missing, audio_unreadable, audio_empty (a file of no bytes).
+    """
     _require_file(path)
     results = []
     for decoder in (_decode_soundfile, _decode_av):
@@ -201,7 +207,7 @@ def _probe_av(path: Path) -> AudioInfo:
         return AudioInfo(float(stream.duration * stream.time_base), stream.sample_rate, stream.channels)
 
 
-def _decode_soundfile(path: Path) -> _Decoded:
+def _decode_soundfile(path: Path) -> Decoded:
     with soundfile.SoundFile(str(path)) as file:
         promised = file.frames
         blocks, whole = [], True
@@ -214,10 +220,10 @@ def _decode_soundfile(path: Path) -> _Decoded:
         # A streamed wav promises 2^31 samples; an mp3's estimate may be off by its padding.
         if 0 < promised < 1 << 30 and len(samples) < 0.98 * promised:
             whole = False
-        return _Decoded(samples, file.samplerate, whole)
+        return Decoded(samples, file.samplerate, whole)
 
 
-def _decode_av(path: Path) -> _Decoded:
+def _decode_av(path: Path) -> Decoded:
     with av.open(str(path), mode="r") as container:
         stream = next((stream for stream in container.streams if stream.type == "audio"), None)
         if stream is None:
@@ -238,4 +244,4 @@ def _decode_av(path: Path) -> _Decoded:
             whole = False
         if not blocks:
             raise ValueError("no audio frames")
-        return _Decoded(np.concatenate(blocks).astype(np.float32, copy=False), rate, whole)
+        return Decoded(np.concatenate(blocks).astype(np.float32, copy=False), rate, whole)
