@@ -21,7 +21,7 @@ import numpy as np
 from modules.errors import UserError
 from modules.paths import PRETRAINED_MODELS
 
-PARTS = ("intelligibility", "voices", "sound", "fusion", "odd", "speed")
+PARTS = ("intelligibility", "tokens", "voices", "sound", "fusion", "odd", "speed")
 _PROGRESS_SECONDS = 5.0
 
 
@@ -121,7 +121,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
             manifest=arguments.manifest,
             speech=arguments.speech,
             recognizer=arguments.recognizer,
-            posterior=arguments.posterior,
+            whole=arguments.whole,
             count=arguments.count,
             voices=arguments.voices,
             seed=arguments.seed,
@@ -143,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     _training_flags(commands.add_parser("train-recognizer", help="train the judge's phone recogniser"))
     helps = {
         "intelligibility": "phone errors of outputs, and English words heard by pocketsphinx",
+        "tokens": "decoder and language model apart: true tokens spoken, own tokens read",
         "voices": "speaker similarity and identification",
         "sound": "pitch, spectrum, lengths, repetitions and endings",
         "fusion": "whether blends move from one voice to the other",
@@ -181,7 +182,9 @@ def _judging_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--manifest", type=Path, help="manifest.tsv of recordings; its test split is used")
     parser.add_argument("--speech", type=Path, help="folder of further recordings with a manifest.tsv")
     parser.add_argument("--recognizer", type=Path, help="weights that train-recognizer wrote")
-    parser.add_argument("--posterior", type=Path, help="decoder weights with a posterior, for copy-synthesis")
+    parser.add_argument(
+        "--whole", type=Path, help="folder that tools.ship --join wrote: copy-synthesis, phones of tokens"
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--count", type=int, default=100, help="sentences a language")
     parser.add_argument("--voices", type=int, default=48, help="most real speakers")

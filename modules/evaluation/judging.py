@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from modules.evaluation.recognizer import PhoneRecognizer
     from modules.evaluation.speaking import Speaker, Spoken
     from modules.evaluation.voices import Embedder
+    from modules.speech.s3 import SemanticTokenizer
 
 GROUPS = ("synthetic", "real")
 SYNTHETIC_VOICES = 40
@@ -39,7 +40,8 @@ class JudgeOptions:
         corpus: corpus stores; their test splits hold sentences with phones and unseen voices.
         manifest, speech: real recordings, see `clips.real_clips`.
         recognizer: weights of the judge's phone recogniser.
-        posterior: decoder weights with a posterior encoder, for copy-synthesis.
+        whole: folder with the weights that training has and a model folder leaves out (`tools.ship --join` writes
+            it): the posterior encoder for copy-synthesis, the recognition head for tokens.
         count: sentences a language; voices: most real speakers.
     """
 
@@ -48,7 +50,7 @@ class JudgeOptions:
     manifest: Path | None = None
     speech: Path | None = None
     recognizer: Path | None = None
-    posterior: Path | None = None
+    whole: Path | None = None
     count: int = 100
     voices: int = 48
     seed: int = 0
@@ -139,6 +141,21 @@ class Judge:
                 "judge_no_recognizer", "This part needs --recognizer; train one with tools.evaluate train-recognizer."
             )
         return load_recognizer(self.options.recognizer)
+
+    @property
+    def posterior(self) -> Path | None:
+        """Decoder weights with a posterior encoder."""
+        from modules.inference.parts import VITS2_FILE
+
+        return self.options.whole / VITS2_FILE if self.options.whole else None
+
+    @cached_property
+    def token_reader(self) -> "SemanticTokenizer | None":
+        """The judged tokenizer with its recognition head."""
+        from modules.inference.parts import S3_FILE
+        from modules.speech.train import load_tokenizer
+
+        return load_tokenizer(self.options.whole / S3_FILE, with_recogniser=True) if self.options.whole else None
 
     @cached_property
     def embedder(self) -> "Embedder":

@@ -4,6 +4,7 @@ The key of an output holds the hashes of the weights, so other weights make othe
 """
 
 import dataclasses
+import io
 import json
 import time
 from collections import OrderedDict
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from modules.audio.io import read, write
+from modules.checkpoint import write_atomic
 from modules.data.store import entry_key
 from modules.evaluation.clips import Clip, ClipReader
 from modules.evaluation.results import Ledger
@@ -55,6 +57,11 @@ class Spoken:
         """float32 [S]."""
         return read(self.path, sample_rate).numpy()
 
+    def content(self) -> list[np.ndarray]:
+        """Content tokens [T] of each sentence."""
+        with np.load(_codes_path(self.path)) as file:
+            return [file[name] for name in file.files]
+
 
 class Speaker:
     """Speaks through a synthesizer and remembers.
@@ -74,7 +81,7 @@ class Speaker:
         self._references: OrderedDict[str, Reference] = OrderedDict()
 
     def reference(self, clip: Clip, weight: float = 1.0) -> Reference:
-        """A clip as a reference.
+        """A clip as a reference; one without a text stands in no prompt.
 
         Raises:
             UserError: what `prepare_reference` raises.
@@ -82,7 +89,7 @@ class Speaker:
         if clip.key not in self._references:
             audio = self.synthesizer.preset.audio
             wav = torch.from_numpy(self.reader.wav(clip, audio.sample_rate))
-            self._references[clip.key] = prepare_reference(wav, clip.speaker, clip.text, 1.0, audio)
+            self._references[clip.key] = prepare_reference(wav, clip.speaker, clip.text or None, 1.0, audio)
             while len(self._references) > KEPT_REFERENCES:
                 self._references.popitem(last=False)
         return dataclasses.replace(self._references[clip.key], weight=weight)
@@ -94,7 +101,7 @@ class Speaker:
         key = entry_key(self.model_key, text, json.dumps(dataclasses.asdict(chosen), sort_keys=True), *parts)
         path = self.folder / "wavs" / f"{key}.wav"
         found = self.ledger.get(key)
-        if found is None or not path.is_file():
+        if found is None or not path.is_file() or not _codes_path(path).is_file():
             found = self.ledger.put(key, self._speak(text, voice, chosen, path))
         return Spoken(key, path, **{**found, "stopped_by": tuple(found["stopped_by"])})
 
@@ -108,6 +115,7 @@ class Speaker:
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         write(path, wav, self.synthesizer.sample_rate)
         content = [np.asarray(segment.codes)[:, 0] for segment in segments]
+        write_atomic(_codes_path(path), _packed(content))
         return {
             "seconds": len(wav) / self.synthesizer.sample_rate,
             "stopped_by": [segment.stopped_by for segment in segments],
@@ -119,6 +127,16 @@ class Speaker:
             "cpu_seconds": cpu,
             "codes_key": entry_key(*(np.asarray(segment.codes).tobytes() for segment in segments)),
         }
+
+
+def _codes_path(wav: Path) -> Path:
+    return wav.with_suffix(".npz")
+
+
+def _packed(arrays: Sequence[np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, *(array.astype(np.int32) for array in arrays))
+    return buffer.getvalue()
 
 
 def longest_run(codes: np.ndarray) -> int:

@@ -137,7 +137,7 @@ def _compare(judge: Judge, group: str, tests: list[VoiceTest]) -> dict[str, Like
         queries["one output"].append(said[0])
         queries["WORLD copy"].append(judge.embedder(_world_copy(judge.reader.wav(test.reference, SAMPLE_RATE))))
         judge.progress(f"comparing voices, {group}", number + 1, len(tests))
-    if judge.options.posterior is not None:
+    if judge.posterior is not None:
         queries["copy-synthesis"] = _copies(judge, tests)
     genders = [test.gender for test in tests]
     return {
@@ -166,7 +166,7 @@ def _copies(judge: Judge, tests: list[VoiceTest]) -> list[np.ndarray]:
     from modules.audio.resample import resample
     from modules.vits2.model import load_vits2
 
-    model = load_vits2(judge.options.posterior)
+    model = load_vits2(judge.posterior)
     audio, copies = model.audio, []
     for test in tests:
         wav = torch.from_numpy(judge.reader.wav(test.reference, audio.sample_rate))

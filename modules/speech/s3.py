@@ -125,6 +125,18 @@ class SemanticTokenizer(nn.Module):
         prosody = encode_prosody(f0, self.config.prosody_levels, self.f0_frames_per_token)
         return torch.stack([content, prosody * mask], dim=-1)
 
+    def label_logits(self, content: Tensor) -> Tensor:
+        """What the recognition head reads in content tokens alone.
+
+        Args:
+            content: [B, T] ids of the first stream.
+
+        Returns:
+            CTC logits [B, 2T, classes].
+        """
+        quantised = self.quantizer.inner.indices_to_codes(content)
+        return self.recogniser(quantised, torch.ones_like(content, dtype=torch.bool))[0]
+
     @property
     def f0_frames_per_token(self) -> int:
         """Frames of a 100 Hz contour behind one token."""

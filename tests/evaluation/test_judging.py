@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from modules.checkpoint import Lineage
 from modules.corpus.phones import INVENTORY
 from modules.data.store import StoreWriter
 from modules.errors import UserError
-from modules.evaluation import fusion, odd, sound, speed
+from modules.evaluation import fusion, odd, sound, speed, tokens
 from modules.evaluation.clips import Clip, own_reference, real_clips, sentences, voice_tests
 from modules.evaluation.fusion import unlike_pairs
 from modules.evaluation.judging import Judge, JudgeOptions, open_judge, run_part
@@ -20,6 +21,8 @@ from modules.evaluation.results import Finding, Ledger, Table, write_finding, wr
 from modules.evaluation.sound import band_levels_db, clipped_share, pitch_agreement, silent_share
 from modules.evaluation.speaking import longest_loop, longest_run
 from modules.evaluation.voices import centroid, identified_share, likeness
+from modules.speech.s3 import SemanticTokenizer
+from modules.speech.train import load_tokenizer, save_tokenizer
 from modules.vits2.model import VITS2, load_vits2, save_vits2
 from tests.tiny import build_tiny_model_folder, synthetic_speech, tiny_preset, write_wav
 from tools import evaluate
@@ -180,6 +183,9 @@ def test_a_missing_package_names_the_remedy() -> None:
     assert caught.value.code == "judge_package_missing" and "requirements-judge.txt" in str(caught.value)
 
 
+COLOURS = ("red", "blue", "green", "black", "white", "brown", "yellow", "orange")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny system, a corpus of two voices and two real speakers; outputs are kept from test to test."""
@@ -189,7 +195,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             wav = synthetic_speech(3.0, 22050, 120 + 60 * (number % 2), number)
             writer.add(
                 f"{number:032x}", speaker=f"voice{number % 2}", language=("en", "de")[number // 4], split="test",
-                text=f"quick fox {number}", seconds=3.0, source="synthetic", licence="", sample_rate=22050,
+                text=f"quick {COLOURS[number]} fox", seconds=3.0, source="synthetic", licence="", sample_rate=22050,
                 audio=(wav * 32767).astype(np.int16), phones="_ a b c _", phone_ends=np.zeros(0, np.int32),
             )  # fmt: skip
     (folder / "real").mkdir()
@@ -198,7 +204,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preset = tiny_preset()
     shipped = load_vits2(folder / "models" / "vits2.safetensors")
     whole = VITS2(preset.vits2, preset.audio, shipped.codebook_sizes, shipped.text_vocab, shipped.token_rate)
-    save_vits2(folder / "posterior.safetensors", whole, Lineage("tiny", "vits2", 0, 0), include_posterior=True)
+    save_vits2(folder / "whole" / "vits2.safetensors", whole, Lineage("tiny", "vits2", 0, 0), include_posterior=True)
+    head = SemanticTokenizer(preset.tokenizer, ("a", "b", "c"))
+    head.load_state_dict(load_tokenizer(folder / "models" / "s3.safetensors").state_dict(), strict=False)
+    save_tokenizer(folder / "whole" / "s3.safetensors", head, Lineage("tiny", "s3", 0, 0))
     return folder
 
 
@@ -207,7 +216,7 @@ def judge(place: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
     """A judge whose ear for voices looks at the spectrum."""
     options = JudgeOptions(
         place / "models", (place / "corpus",), place / "real" / "manifest.tsv",
-        posterior=place / "posterior.safetensors", count=1, voices=2, device="cpu",
+        whole=place / "whole", count=1, voices=2, device="cpu",
     )  # fmt: skip
     judge = open_judge(options, place / "out")
     judge.__dict__["embedder"] = lambda wav: centroid([10 ** (band_levels_db(wav, 16000, range(0, 8000, 500)) / 20)])
@@ -270,6 +279,21 @@ def test_phones_are_judged_by_any_recogniser(judge: Judge) -> None:
     assert values["synthetic"]["en"]["output"]["rate"] == pytest.approx(1 / 3)
     assert values["synthetic"]["de"]["floor"]["rate"] == pytest.approx(1 / 3)
     assert set("abc") <= set(INVENTORY)
+
+
+def test_halves_are_judged_apart(judge: Judge) -> None:
+    pytest.importorskip("pocketsphinx")
+    finding = run_part("tokens", judge)
+    assert set(finding.values["decoder"]) == {"source audio", "true tokens, own voice", "true tokens, another voice"}
+    found = finding.values["language_model"]
+    assert set(found) == {"true tokens", "no prompt", "synthetic voice", "recorded voice"}
+    assert set(found["true tokens"]) == {"en", "de", "mean"}
+    reader = judge.token_reader
+    first = next(output for _, output in judge.say_all("synthetic")).content()[0]
+    with torch.inference_mode():
+        best = reader.label_logits(torch.from_numpy(first).long()[None])[0].argmax(-1)
+    assert tokens._labels(reader, best.tolist()) == tokens._labels(reader, [0, *best.tolist(), 0])
+    assert tokens._labels(reader, [0, 1, 1, 0, 1, 2, 0, 3, 3]) == ["a", "a", "b", "c"]
 
 
 def test_without_a_recogniser_the_remedy_is_told(judge: Judge) -> None:
