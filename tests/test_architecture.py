@@ -22,8 +22,10 @@ EVERYTHING = [*PROGRAM, *(p.relative_to(ROOT).as_posix() for p in ROOT.glob("tes
 # Runs before anything is installed, on the standard library alone, so it cannot borrow tools/jobs.py.
 SETUP = "tools/setup_environment.py"
 MAY_START_PROCESSES = {"tools/jobs.py", SETUP}
-# Tools that are not steps of their own but serve the others.
-SHARED_TOOLS = {"tools.jobs"}
+# Not steps of their own, but what serves them: each may import these, and these import no step either.
+SHARED_TOOLS = {"tools.jobs", "tools.flags", "tools.running"}
+# Of these, what the page may import; the others belong to a command line.
+PAGE_TOOLS = {"tools.jobs"}
 # Rooms of modules/ that must not know certain others.
 STRANGERS = {"gpt": {"vits2"}, "vits2": {"gpt"}, "training": {"gpt", "vits2", "speech", "text", "inference"}}
 # Where text, speech, gpt and vits2 may meet; evaluation judges what inference makes.
@@ -86,9 +88,9 @@ def _forbidden_imports(place: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield line, "the program must not import its tests"
         if in_tools and top == "webui":
             yield line, "tools must not import webui"
-        if in_tools and not in_page and top == "tools" and not is_shared_tool(name):
+        if in_tools and not in_page and top == "tools" and tool_of(name) not in SHARED_TOOLS:
             yield line, f"a tool must not import another one ({name})"
-        if in_page and top == "tools" and not name.startswith("tools.webui") and not is_shared_tool(name):
+        if in_page and top == "tools" and not name.startswith("tools.webui") and tool_of(name) not in PAGE_TOOLS:
             yield line, f"the page starts a tool as a job, it does not import it ({name})"
         if place == SETUP and top not in sys.stdlib_module_names:
             yield line, "the set-up runs before anything is installed"
@@ -136,10 +138,9 @@ def _forbidden_call(node: ast.Call, in_modules: bool, in_tests: bool) -> Iterato
         yield node.lineno, name
 
 
-def is_shared_tool(name: str) -> bool:
-    """Whether a dotted name, with or without an imported member at its end, is a tool that serves others."""
-    parts = name.split(".")
-    return ".".join(parts[:2]) in SHARED_TOOLS
+def tool_of(name: str) -> str:
+    """The tool that a dotted name, with or without an imported member at its end, belongs to."""
+    return ".".join(name.split(".")[:2])
 
 
 @pytest.mark.parametrize("place", EVERYTHING)
@@ -167,7 +168,10 @@ BROKEN = [
     ("modules/data/store.py", "from modules.inference.voice import Voice"),
     ("tools/slice.py", "from tools.extract import main"),
     ("tools/slice.py", "from tools import extract"),
+    ("tools/running.py", "from tools.slice import main"),
+    ("tools/flags.py", "import tools.report"),
     ("tools/webui/app.py", "import tools.extract"),
+    ("tools/webui/app.py", "from tools.running import run_step"),
     ("webui.py", "from tools.extract import main"),
     ("tools/setup_environment.py", "import torch"),
     ("tools/slice.py", "import sys\nsys.path.append('x')"),
@@ -193,6 +197,7 @@ ALLOWED = [
     ("webui.py", "import argparse, os\nimport gradio\nfrom tools.webui.app import build\nprint(os.environ)"),
     ("tools/webui/training_tab.py", "import gradio as gr\nfrom tools.jobs import start\nfrom tools import jobs"),
     ("tools/train_gpt.py", "import argparse\nfrom modules.gpt.model import A\nfrom tools.jobs import start"),
+    ("tools/slice.py", "from tools.flags import add_options\nfrom tools.running import run_step"),
     ("modules/inference/synthesizer.py", "from modules.gpt.model import A\nfrom modules.vits2.model import B"),
     ("modules/gpt/train.py", "from modules.training.loop import train\nfrom modules.speech.s3 import T"),
     ("modules/checkpoint.py", "import torch\ntorch.load('x', weights_only=True)\nmodel.eval()"),

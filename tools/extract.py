@@ -13,26 +13,18 @@ from modules.checkpoint import file_hash
 from modules.config import load_preset
 from modules.data.extraction import Encoders, ExtractOptions, extract
 from modules.data.store import FeatureStore, StoreWriter
-from modules.errors import Stopped, UserError
-from modules.progress import REFUSED_EXIT, STOPPED_EXIT, StepProgress
+from modules.progress import StepProgress
 from modules.runtime import set_threads
 from modules.speech.train import load_tokenizer
 from modules.text.tokenizer import TextTokenizer
+from tools.running import run_step
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse flags, load the encoders, run; returns the exit code: 0 done, 2 a mistake in the input, 3 stopped."""
     arguments = _parser().parse_args(argv)
-    try:
-        with StepProgress(arguments.job, say=functools.partial(print, flush=True)) as progress:
-            _run(arguments, progress)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return REFUSED_EXIT
-    except (Stopped, KeyboardInterrupt):
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        return STOPPED_EXIT
-    return 0
+    work = functools.partial(_run, arguments)
+    return run_step(work, arguments.job, stopped="stopped; run the same command again to go on")
 
 
 def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:

@@ -1,14 +1,12 @@
 """Starts, follows and stops the long tools, each as a process of its own in a folder of its own.
 
-A job's folder holds `config.json` (what was started, when, as which process), `log.txt` (all that it said),
-`events.jsonl` and `result.json` (see modules/progress.py) and, when somebody wants it to end, `stop`. Nothing
-else is remembered: another app process, or the same one after a restart, sees the same jobs.
+Nothing is remembered but what stands in the folders (modules/records.py reads and writes them): another app process,
+or the same one after a restart, sees the same jobs.
 
 Only here are processes started; modules/processes.py finds, measures and ends them, and modules/failures.py tells
 why one failed. A job and the queue are one file, since neither is right without the other's rules.
 """
 
-import json
 import os
 import re
 import shutil
@@ -16,21 +14,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
 from modules.errors import UserError
-from modules.failures import Remains, error_lines, explain_failure, log_tail
+from modules.failures import Remains, explain_failure
 from modules.paths import LOGS, PROJECT_ROOT
 from modules.processes import (
     LEFTOVER_SECONDS,
     MARK,
-    POLL_SECONDS,
     POSIX,
     JobUsage,
     Started,
@@ -40,62 +37,20 @@ from modules.processes import (
     find_leader,
     find_processes,
 )
-from modules.progress import RESULT_NAME, STOP_NAME, STOPPED_EXIT, Progress, ProgressReader, write_json
-from modules.training.events import EVENTS_NAME
+from modules.progress import STOPPED_EXIT
+from modules.records import CONFIG_NAME, LOG_NAME, JobConfig, JobRecord, Resources
 
 JobState = Literal["waiting", "running", "done", "failed", "stopped"]
-Resources = Literal["light", "heavy"]
-
-CONFIG_NAME = "config.json"
-LOG_NAME = "log.txt"
 LOCK_SECONDS = 30.0
 
 
-@dataclass(frozen=True)
-class JobConfig:
-    """What `config.json` holds. Times are Unix seconds; None is not (yet) known."""
-
-    name: str
-    argv: tuple[str, ...]
-    work_key: str
-    resources: Resources
-    created: float
-    pid: int | None = None
-    process_created: float | None = None
-    ended: float | None = None
-    exit_code: int | None = None
-    launch_error: str = ""
-
-
-class Job:
+class Job(JobRecord):
     """One started or waiting tool; made by `JobStore`. May be asked from several threads."""
 
     def __init__(self, store: "JobStore", folder: Path):
-        self.store, self.folder = store, folder
-        self._config: tuple[tuple[int, ...], JobConfig] | None = None
-        self._reader = ProgressReader(folder / EVENTS_NAME)
-        self._result: dict[str, Any] | None = None
+        super().__init__(folder)
+        self.store = store
         self._usage = UsageMeter()
-
-    @property
-    def id(self) -> str:
-        """The folder's name: by it a page or a command line names the job."""
-        return self.folder.name
-
-    def config(self) -> JobConfig:
-        """What is known of its start and end. Raises UserError: job_missing."""
-        path = self.folder / CONFIG_NAME
-        try:
-            stat = path.stat()
-            key = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-            if self._config is None or self._config[0] != key:
-                text = _patiently(lambda: path.read_text(encoding="utf-8"))
-                known = {f.name for f in fields(JobConfig)}
-                values = {name: value for name, value in json.loads(text).items() if name in known}
-                self._config = key, JobConfig(**{**values, "argv": tuple(values["argv"])})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as cause:
-            raise UserError("job_missing", "There is no job {job}; it may have been removed.", job=self.id) from cause
-        return self._config[1]
 
     def state(self) -> JobState:
         """What the disk and the system's processes say now."""
@@ -107,34 +62,12 @@ class Job:
                 return "running"
         if self.result() is not None:
             return "done"
-        asked = (self.folder / STOP_NAME).exists() or self._reader.read().stopped_by == "stop"
-        return "stopped" if asked or self.exit_code() == STOPPED_EXIT else "failed"
+        return "stopped" if self.stop_was_asked() or self.exit_code() == STOPPED_EXIT else "failed"
 
     def exit_code(self) -> int | None:
         """The exit code of a process that is gone; None where it was another app's child."""
         code = self.config().exit_code
         return code if code is not None else self.store._exit_code(self)
-
-    def result(self) -> dict[str, Any] | None:
-        """What the tool made, once it is done."""
-        if self._result is None:
-            try:
-                value = json.loads((self.folder / RESULT_NAME).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                return None
-            self._result = value if isinstance(value, dict) else None
-        return self._result
-
-    def progress(self) -> Progress:
-        """How far it is, by its newest events."""
-        return self._reader.read()
-
-    def seconds(self) -> float:
-        """How long it runs or ran; 0 while it waits."""
-        config = self.config()
-        if config.process_created is None:
-            return 0.0
-        return max(0.0, (config.ended or time.time()) - config.process_created)
 
     def waits_for(self) -> tuple["Job", ...]:
         """The jobs that must end before this one starts, in the order of the queue; empty when it does not wait."""
@@ -144,14 +77,6 @@ class Job:
         heavy = [(job, job.state()) for job in reversed(self.store.jobs()) if job.config().resources == "heavy"]
         before = [job for job, state in heavy if state == "waiting" and _order(job) < _order(self)]
         return (*(job for job, state in heavy if state == "running"), *before)
-
-    def log_tail(self, lines: int = 40) -> list[str]:
-        """The last lines of its log; of a line that was drawn over (a progress bar) only the last form."""
-        return log_tail(self.folder / LOG_NAME, lines)
-
-    def error_lines(self, lines: int = 12) -> list[str]:
-        """The end of the log from its last traceback on."""
-        return error_lines(self.folder / LOG_NAME, lines)
 
     def failure(self) -> UserError | None:
         """Why it failed and what to do, to be shown (not raised); None unless it failed."""
@@ -185,9 +110,9 @@ class Job:
             config = self.config()
             if config.ended is not None:
                 return
-            (self.folder / STOP_NAME).touch()
+            self.ask_to_stop()
             if config.pid is None:
-                self.store._write(self, replace(config, ended=time.time()))
+                self.write(replace(config, ended=time.time()))
         if not end_processes(self._started(), grace_seconds):
             raise UserError(
                 "job_not_stopped",
@@ -259,7 +184,7 @@ class JobStore:
             folder = self._new_folder(name)
             argv = (*self.command, module, *map(str, arguments), "--job", str(folder))
             job = self._jobs[folder.name] = Job(self, folder)
-            self._write(job, JobConfig(name, argv, work_key, resources, time.time()))
+            job.write(JobConfig(name, argv, work_key, resources, time.time()))
         self.pump()
         return job
 
@@ -341,9 +266,6 @@ class JobStore:
                 continue
         raise FileExistsError(stem)
 
-    def _write(self, job: Job, config: JobConfig) -> None:
-        _patiently(lambda: write_json(job.folder / CONFIG_NAME, asdict(config)))
-
     def _launch(self, job: Job) -> bool:
         """Start the process of a waiting job; the lock is held."""
         config = job.config()
@@ -355,9 +277,9 @@ class JobStore:
                 child = self._spawn(job, config)
             pid = child.pid if child is not None else running[0].pid
         except (OSError, ValueError) as error:
-            self._write(job, replace(config, ended=time.time(), launch_error=str(error)))
+            job.write(replace(config, ended=time.time(), launch_error=str(error)))
             return False
-        self._write(job, replace(config, pid=pid, process_created=create_time(pid)))
+        job.write(replace(config, pid=pid, process_created=create_time(pid)))
         if child is not None:
             self._children[job.id] = child
             threading.Thread(target=self._reap, args=(job, child), daemon=True, name=job.id).start()
@@ -401,8 +323,8 @@ class JobStore:
             code = self._exit_code(job)
         with self._locked():
             config = job.config()
-            ended = config.ended or (time.time() if code is not None else _last_sign(job.folder))
-            self._write(job, replace(config, ended=ended, exit_code=config.exit_code if code is None else code))
+            ended = config.ended or (time.time() if code is not None else job.last_sign())
+            job.write(replace(config, ended=ended, exit_code=config.exit_code if code is None else code))
         self._children.pop(job.id, None)
 
     def _exit_code(self, job: Job) -> int | None:
@@ -425,20 +347,3 @@ class JobStore:
 
 def _order(job: Job) -> tuple[float, str]:
     return job.config().created, job.id
-
-
-def _patiently(action: Callable[[], Any]) -> Any:
-    """Windows refuses to replace a file while another process reads it, and the other way round: for a moment."""
-    for _ in range(20):
-        try:
-            return action()
-        except PermissionError:
-            time.sleep(POLL_SECONDS)
-    return action()
-
-
-def _last_sign(folder: Path) -> float:
-    """When a job last wrote something; the best guess of its end where nobody saw it."""
-    return max(
-        path.stat().st_mtime for name in (CONFIG_NAME, LOG_NAME, EVENTS_NAME) if (path := folder / name).exists()
-    )

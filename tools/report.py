@@ -5,18 +5,19 @@ python -m tools.report --input a.list b.list --audio-folder wavs --json report.j
 """
 
 import argparse
+import functools
 import json
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from modules.config import from_dict
 from modules.data.manifest import write_whole
 from modules.data.report import ReportOptions, build_report
 from modules.data.sources import clean_path
-from modules.errors import Stopped, UserError
+from modules.errors import UserError
 from modules.progress import StepProgress
+from tools.flags import add_options, options_from
+from tools.running import run_step
 
 LISTS_OF_A_FOLDER = ("manifest.jsonl", "clips.jsonl")
 _BAR_WIDTH = 30
@@ -26,20 +27,13 @@ _MOST_NAMES = 20
 def main(argv: list[str] | None = None) -> int:
     """Parse flags, build the report, print it; 0 done, 2 a mistake in the input, 3 stopped."""
     arguments = _parser().parse_args(argv)
-    try:
-        with StepProgress(arguments.job, say=_say) as progress:
-            _run(arguments, progress)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except Stopped:
-        _say("stopped")
-        return 3
-    return 0
+    # The report itself goes to the standard output, and nothing else does.
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    return run_step(functools.partial(_run, arguments), arguments.job, stopped="stopped", say=say)
 
 
 def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
-    options = from_dict(ReportOptions, {spec.name: getattr(arguments, spec.name) for spec in fields(ReportOptions)})
+    options = options_from(arguments, ReportOptions)
     lists = [_list_of(clean_path(path)) for path in arguments.input]
     folder = clean_path(arguments.audio_folder) if arguments.audio_folder else None
     report = build_report(
@@ -120,10 +114,6 @@ def _list_of(path: Path) -> Path:
     return path
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.report", description=__doc__.split("\n")[0], allow_abbrev=False
@@ -134,12 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--audio-folder", metavar="DIR", help="look for each audio file here, by its name")
     parser.add_argument("--json", metavar="PATH", help="write the report as JSON, too")
     parser.add_argument("--job", type=Path, metavar="FOLDER", help="folder for progress and result")
-    for spec in fields(ReportOptions):
-        flag, text = "--" + spec.name.replace("_", "-"), spec.metadata["help"]
-        if isinstance(spec.default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=spec.default, help=text)
-        else:
-            parser.add_argument(flag, type=type(spec.default), default=spec.default, metavar="N", help=text)
+    add_options(parser, ReportOptions, show_defaults=False, metavar="N")
     return parser
 
 

@@ -8,20 +8,19 @@ missing is made.
 """
 
 import argparse
+import functools
 import os
 import sys
 import time
-import typing
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 from modules.audio.slicing import Cut, SliceOptions, check
-from modules.config import from_dict
 from modules.data.clips import (
     MANIFEST_NAME,
     REJECTED_NAME,
@@ -37,6 +36,8 @@ from modules.data.sources import clean_path, list_audio
 from modules.errors import Stopped, UserError
 from modules.progress import StepProgress
 from modules.runtime import set_threads
+from tools.flags import add_options, options_from
+from tools.running import run_step, say
 
 USUAL_PROCESSES = 4
 _LOOK_SECONDS = 0.5
@@ -59,20 +60,12 @@ class _Task:
 def main(argv: list[str] | None = None) -> int:
     """Parse flags and slice; 0 done, 2 a mistake in the input, 3 stopped."""
     arguments = _parser().parse_args(argv)
-    try:
-        with StepProgress(arguments.job, say=_say) as progress:
-            _run(arguments, progress)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except Stopped:
-        _say("stopped; run the same command again to go on")
-        return 3
-    return 0
+    work = functools.partial(_run, arguments)
+    return run_step(work, arguments.job, stopped="stopped; run the same command again to go on")
 
 
 def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
-    options = from_dict(SliceOptions, {spec.name: getattr(arguments, spec.name) for spec in fields(SliceOptions)})
+    options = options_from(arguments, SliceOptions)
     check(options)
     root, output = clean_path(arguments.input), clean_path(arguments.output)
     sources = _sources(root, output)
@@ -105,8 +98,8 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         "read_seconds": round(read_seconds, 2),
         "times_real_time": round(read_seconds / elapsed, 1),
     }
-    _say("{clips} clips, {clip_seconds} s, from {files} recordings; {files_rejected} left out".format(**result))
-    _say(f"{read_seconds:.1f} s of sound in {elapsed:.1f} s: {read_seconds / elapsed:.1f} times real time")
+    say("{clips} clips, {clip_seconds} s, from {files} recordings; {files_rejected} left out".format(**result))
+    say(f"{read_seconds:.1f} s of sound in {elapsed:.1f} s: {read_seconds / elapsed:.1f} times real time")
     progress.finish(result)
 
 
@@ -215,10 +208,6 @@ def _pooled(
         raise Stopped
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.slice", description=__doc__.split("\n")[0])
     parser.add_argument("--input", required=True, help="recording, or folder that is walked with its subfolders")
@@ -229,14 +218,7 @@ def _parser() -> argparse.ArgumentParser:
         help="recordings cut at the same time",
     )  # fmt: skip
     parser.add_argument("--job", type=Path, help="run folder that progress is reported to")
-    cutting = parser.add_argument_group("how to cut")
-    for spec in fields(SliceOptions):
-        name, help_text = "--" + spec.name.replace("_", "-"), spec.metadata["help"]
-        if isinstance(spec.default, bool):
-            cutting.add_argument(name, action=argparse.BooleanOptionalAction, default=spec.default, help=help_text)
-        else:
-            choices = typing.get_args(spec.type) or None
-            cutting.add_argument(name, type=type(spec.default), choices=choices, default=spec.default, help=help_text)
+    add_options(parser.add_argument_group("how to cut"), SliceOptions, show_defaults=False)
     return parser
 
 

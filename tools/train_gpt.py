@@ -31,9 +31,10 @@ from modules.gpt.dataset import (
 )
 from modules.gpt.model import SpeechGPT, load_gpt
 from modules.gpt.train import WEIGHTS_NAME, GPTStage, StageOptions, Validation
-from modules.progress import REFUSED_EXIT, STOPPED_EXIT, StepProgress
+from modules.progress import StepProgress
 from modules.runtime import pick_device, seed_everything, set_threads
 from modules.training.loop import LoopConfig, train
+from tools.running import run_step
 
 NO_STEP_LIMIT = 1_000_000
 
@@ -41,16 +42,8 @@ NO_STEP_LIMIT = 1_000_000
 def main(argv: list[str] | None = None) -> int:
     """Train; returns the exit code: 0 done, 2 a mistake in the input, 3 stopped."""
     arguments = _parser().parse_args(argv)
-    try:
-        with StepProgress(arguments.job, say=functools.partial(print, flush=True)) as progress:
-            run(arguments, progress)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return REFUSED_EXIT
-    except (Stopped, KeyboardInterrupt):
-        print("stopped; run it again with --resume to go on", file=sys.stderr)
-        return STOPPED_EXIT
-    return 0
+    work = functools.partial(run, arguments)
+    return run_step(work, arguments.job, stopped="stopped; run it again with --resume to go on")
 
 
 def run(arguments: argparse.Namespace, progress: StepProgress) -> None:

@@ -19,28 +19,22 @@ from modules.config import load_preset, to_dict
 from modules.data.batching import Loader
 from modules.data.store import FeatureStore
 from modules.errors import Stopped, UserError
-from modules.progress import REFUSED_EXIT, STOPPED_EXIT, StepProgress
+from modules.progress import StepProgress
 from modules.runtime import pick_device, seed_everything, set_threads
 from modules.text.tokenizer import TextTokenizer
 from modules.training.loop import LoopConfig, train
 from modules.vits2.dataset import BalancedSampler, DecoderDataset
 from modules.vits2.model import VITS2
 from modules.vits2.train import VITS2Stage, VITS2TrainConfig, warm_start
+from tools.flags import add_options
+from tools.running import run_step
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse flags, build, train; returns the exit code: 0 done, 2 a mistake in the input, 3 stopped."""
     arguments = _parser().parse_args(argv)
-    try:
-        with StepProgress(arguments.job, say=functools.partial(print, flush=True)) as progress:
-            _run(arguments, progress)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return REFUSED_EXIT
-    except (Stopped, KeyboardInterrupt):
-        print("stopped; run it again with --resume to go on", file=sys.stderr)
-        return STOPPED_EXIT
-    return 0
+    work = functools.partial(_run, arguments)
+    return run_step(work, arguments.job, stopped="stopped; run it again with --resume to go on")
 
 
 def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
@@ -177,15 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--job", type=Path, metavar="FOLDER", help="run folder of the job that started this; progress goes there"
     )
-    training = parser.add_argument_group("training of the decoder")
-    for spec in fields(VITS2TrainConfig):
-        name = "--" + spec.name.replace("_", "-")
-        if spec.type in (bool, "bool"):
-            training.add_argument(
-                name, action=argparse.BooleanOptionalAction, default=spec.default, help=spec.metadata["help"]
-            )
-        else:
-            training.add_argument(name, type=type(spec.default), default=spec.default, help=spec.metadata["help"])
+    add_options(parser.add_argument_group("training of the decoder"), VITS2TrainConfig, show_defaults=False)
     return parser
 
 

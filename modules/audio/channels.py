@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from modules.audio.io import decode, empty, to_pcm16
+from modules.audio.io import decode, empty, finite, to_pcm16
 
 FORMATS = ("wav", "flac", "mp3", "m4a")
 _MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -31,8 +31,7 @@ def read_channels(path: str | Path) -> tuple[np.ndarray, int]:
     decoded = decode(path)
     if not len(decoded.samples):
         raise empty(path)
-    samples = np.nan_to_num(decoded.samples, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32, copy=False)
-    return np.ascontiguousarray(samples.T), decoded.sample_rate
+    return np.ascontiguousarray(finite(decoded.samples).T), decoded.sample_rate
 
 
 def write_channels(path: Path, wav: np.ndarray, sample_rate: int) -> None:
@@ -47,7 +46,7 @@ def write_channels(path: Path, wav: np.ndarray, sample_rate: int) -> None:
     if kind in _ENCODERS and sample_rate not in _MPEG_RATES:
         rate = min((rate for rate in _MPEG_RATES if rate >= sample_rate), default=_MPEG_RATES[-1])
         wav, sample_rate = soxr.resample(np.ascontiguousarray(wav.T), sample_rate, rate).T, rate
-    pcm = np.ascontiguousarray(to_pcm16(np.asarray(wav, dtype=np.float32)).T)
+    pcm = to_pcm16(np.asarray(wav, dtype=np.float32).T)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}.", suffix=path.suffix)
     try:

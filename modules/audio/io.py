@@ -27,6 +27,7 @@ T = TypeVar("T")
 _SHORTEST_SECONDS = 0.1
 """A defective file that yields less than this is refused."""
 _BLOCK_SAMPLES = 1 << 16
+_FIRST_SAMPLES = 1 << 22
 _ANTIPHASE_RATIO = 0.25
 """A mix this much quieter than its loudest channel (-12 dB) means that the channels cancel each other."""
 
@@ -125,13 +126,16 @@ def write(path: str | Path, wav: Tensor | np.ndarray, sample_rate: int) -> None:
 
 def to_pcm16(samples: np.ndarray) -> np.ndarray:
     """float samples (-1 to 1) as int16 with 32768 steps to 1.0, so that PCM read back and written again is equal."""
-    clean = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
-    return np.clip(np.rint(clean * 32768.0), -32768, 32767).astype(np.int16)
+    pcm = np.empty(samples.shape, dtype=np.int16)
+    for start in range(0, len(samples), _FIRST_SAMPLES):
+        clean = np.nan_to_num(samples[start : start + _FIRST_SAMPLES], nan=0.0, posinf=1.0, neginf=-1.0)
+        pcm[start : start + _FIRST_SAMPLES] = np.clip(np.rint(clean * 32768.0), -32768, 32767)
+    return pcm
 
 
 def to_mono(samples: np.ndarray) -> np.ndarray:
     """samples [S, C] (or [S]) -> [S] float32: the mean of the channels, or the loudest where they cancel."""
-    clean = np.nan_to_num(np.asarray(samples, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    clean = finite(np.asarray(samples, dtype=np.float32))
     if clean.ndim == 1:
         return clean
     if clean.shape[1] == 1:
@@ -145,6 +149,11 @@ def to_mono(samples: np.ndarray) -> np.ndarray:
     if mixed_level < _ANTIPHASE_RATIO * levels.mean():
         return clean[:, loudest]
     return mixed
+
+
+def finite(samples: np.ndarray) -> np.ndarray:
+    """The samples with 0 for NaN and infinite ones; the same array where there are none."""
+    return samples if np.isfinite(samples).all() else np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _require_file(path: Path) -> None:
@@ -209,14 +218,17 @@ def _probe_av(path: Path) -> AudioInfo:
 
 def _decode_soundfile(path: Path) -> Decoded:
     with soundfile.SoundFile(str(path)) as file:
-        promised = file.frames
-        blocks, whole = [], True
+        promised, whole, count = file.frames, True, 0
+        # One array that grows in place: hours of sound are not held twice, and a header's promise is not believed.
+        samples = np.empty((min(max(promised, 0), _FIRST_SAMPLES) + _BLOCK_SAMPLES, file.channels), dtype=np.float32)
         try:
-            while len(block := file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)):
-                blocks.append(block)
+            while got := len(file.read(out=samples[count : count + _BLOCK_SAMPLES])):
+                count += got
+                if count + _BLOCK_SAMPLES > len(samples):
+                    samples.resize((len(samples) * 3 // 2, file.channels), refcheck=False)
         except (OSError, RuntimeError):
             whole = False
-        samples = np.concatenate(blocks) if blocks else np.zeros((0, file.channels), dtype=np.float32)
+        samples.resize((count, file.channels), refcheck=False)
         # A streamed wav promises 2^31 samples; an mp3's estimate may be off by its padding.
         if 0 < promised < 1 << 30 and len(samples) < 0.98 * promised:
             whole = False

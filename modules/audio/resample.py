@@ -9,4 +9,4 @@ def resample(wav: np.ndarray, source_hz: int, target_hz: int) -> np.ndarray:
         return np.asarray(wav, dtype=np.float32)
     import soxr
 
-    return soxr.resample(np.asarray(wav, dtype=np.float32), source_hz, target_hz).astype(np.float32)
+    return soxr.resample(np.asarray(wav, dtype=np.float32), source_hz, target_hz).astype(np.float32, copy=False)

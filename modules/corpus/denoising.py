@@ -6,26 +6,23 @@ begin on the same grid of frames and see some seconds on both sides, so that no 
 Shapes: C channels, S samples.
 """
 
+import functools
 import math
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 
 from modules.audio.channels import read_channels, write_channels
-from modules.audio.loudness import integrated_lufs
-from modules.config import field
-from modules.corpus.journal import Journal, content_key
-from modules.corpus.outputs import REJECTED_NAME, mirrored, write_rejected
-from modules.errors import Stopped, UserError
+from modules.audio.long_loudness import mix_lufs
+from modules.corpus.options import DenoiseOptions
+from modules.corpus.outputs import Results, mirrored
+from modules.errors import Stopped
 from modules.progress import StepProgress
 
-JOURNAL_NAME = "journal.jsonl"
 _FRAME_SECONDS = 0.03
 _PIECE_SECONDS = 60.0
 _CONTEXT_SECONDS = {"stationary": 1.0, "adaptive": 10.0}
@@ -37,30 +34,11 @@ _SHORTEST_SECONDS = 0.15
 _QUIET_SHARE = 0.15
 _QUIET_WINDOW_SECONDS = 0.1
 _NOISE_SECONDS = (0.5, 60.0)
+_LEVELS_AT_ONCE = 4096
 _DIGITAL_SILENCE_DB = -100.0
 _DITHER = 1e-7
 """-140 dB: without it, frames of zeros divide zero by zero."""
 _MAX_GAIN_DB = 3.0
-
-
-@dataclass(frozen=True)
-class DenoiseOptions:
-    """How noise is taken away, and what is written."""
-
-    method: Literal["stationary", "adaptive"] = field(
-        "stationary", "stationary for a steady hiss or hum, adaptive for noise that comes and goes"
-    )
-    strength: float = field(
-        0.8, "0 leaves all of the noise, 1 takes away all that is found (and may sound hollow)", 0, 1
-    )
-    threshold: float = field(
-        1.3,
-        "how far sound must stand out to be kept; more is stricter. stationary: standard deviations above the noise; "
-        "adaptive: times the mean level around it",
-        0,
-        10,
-    )
-    format: Literal["wav", "flac", "mp3", "m4a"] = field("wav", "format of the files that are written")
 
 
 @dataclass(frozen=True)
@@ -88,7 +66,9 @@ def denoise(
         on_progress: gets the share that is done, 0 to 1; whatever it raises ends the work.
     """
     options = options or DenoiseOptions()
-    wav = np.nan_to_num(np.asarray(wav, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    wav = np.asarray(wav, dtype=np.float32)
+    if not np.isfinite(wav).all():
+        wav = np.nan_to_num(wav, nan=0.0, posinf=0.0, neginf=0.0)
     if options.strength == 0 or wav.shape[1] < _SHORTEST_SECONDS * sample_rate or not wav.any():
         return wav.copy()
     size = 2 ** round(math.log2(_FRAME_SECONDS * sample_rate))
@@ -103,8 +83,9 @@ def denoise(
         if options.method == "stationary" and noise is None:
             cleaned[channel] = samples  # nothing but digital silence between the sounds
         else:
-            cleaned[channel] = _in_pieces(samples, sample_rate, size, noise, options, tick)
-    return _as_loud(cleaned, wav, sample_rate)
+            _in_pieces(samples, sample_rate, size, noise, options, tick, cleaned[channel])
+    _level(cleaned, wav, sample_rate)
+    return cleaned
 
 
 def quietest(samples: np.ndarray, sample_rate: int) -> np.ndarray | None:
@@ -116,15 +97,17 @@ def quietest(samples: np.ndarray, sample_rate: int) -> np.ndarray | None:
     count = len(samples) // window
     if count < 2:
         return None
-    windows = samples[: count * window].reshape(count, window).astype(np.float64)
-    levels = 10 * np.log10(windows.var(axis=1) + 1e-20)
+    windows = samples[: count * window].reshape(count, window)
+    parts = range(0, count, _LEVELS_AT_ONCE)  # float64 of an hour at once would be twice its size
+    power = [windows[i : i + _LEVELS_AT_ONCE].astype(np.float64).var(axis=1) for i in parts]
+    levels = 10 * np.log10(np.concatenate(power) + 1e-20)
     order = [int(i) for i in np.argsort(levels, kind="stable") if levels[i] > _DIGITAL_SILENCE_DB]
     if not order:
         return None
     fewest, most = (math.ceil(seconds / _QUIET_WINDOW_SECONDS) for seconds in _NOISE_SECONDS)
     chosen = order[: min(most, max(fewest, round(_QUIET_SHARE * len(order))))]
     # In their order in time, so that neighbours stay joined.
-    return np.concatenate([windows[i] for i in sorted(chosen)])
+    return np.concatenate([windows[i] for i in sorted(chosen)]).astype(np.float64)
 
 
 def denoise_files(
@@ -144,9 +127,7 @@ def denoise_files(
         Stopped: asked for by `progress`, also in the middle of a file; finished files stay.
     """
     targets = mirrored(files, root, f".{options.format}")
-    journal = Journal(output / JOURNAL_NAME, fresh)
-    rejected: list[dict[str, Any]] = []
-    counts: Counter[str] = Counter()
+    results = Results(output, str(sorted(asdict(options).items())), progress, fresh)
     seconds = 0.0
     for number, (file, target) in enumerate(zip(files, targets)):
 
@@ -157,26 +138,22 @@ def denoise_files(
 
         tick(0.0)
         path = output / target
-        try:
-            made_of = content_key(file, str(sorted(asdict(options).items())))
-            known = journal.get(target.as_posix())
-            if known is None or known["made_of"] != made_of or not path.is_file():
-                wav, rate = read_channels(file)
-                write_channels(path, denoise(wav, rate, options, tick), rate)
-                known = {"made_of": made_of, "seconds": round(wav.shape[1] / rate, 3)}
-                journal.add(target.as_posix(), known)
-                counts["files"] += 1
-            else:
-                counts["already"] += 1
-            seconds += float(known["seconds"])
-        except UserError as cause:
-            rejected.append({"file": str(file), "reason": " ".join(str(cause).split())})
-            counts[cause.code] += 1
-            progress.reject(file, rejected[-1]["reason"])
+        work = functools.partial(_denoise_file, file, path, options, tick)
+        known = results.make(file, target.as_posix(), [path], work)
+        seconds += float(known["seconds"]) if known is not None else 0.0
         progress.update(number + 1, len(files), file.name, [path] if path.is_file() else [])
-    write_rejected(output / REJECTED_NAME, rejected)
-    done, already = counts.pop("files", 0), counts.pop("already", 0)
-    return DenoiseReport(output, done, already, round(seconds, 3), dict(counts))
+    results.close()
+    return DenoiseReport(output, results.made, results.already, round(seconds, 3), dict(results.reasons))
+
+
+def _denoise_file(file: Path, path: Path, options: DenoiseOptions, tick: Callable[[float], None]) -> dict[str, Any]:
+    """Write the cleaned sound of one file; tells its length. Raises UserError of its reading."""
+    wav, rate = read_channels(file)
+    seconds = round(wav.shape[1] / rate, 3)
+    cleaned = denoise(wav, rate, options, tick)
+    del wav
+    write_channels(path, cleaned, rate)
+    return {"seconds": seconds}
 
 
 def _in_pieces(
@@ -186,24 +163,44 @@ def _in_pieces(
     noise: np.ndarray | None,
     options: DenoiseOptions,
     tick: Callable[[float], None],
-) -> np.ndarray:
-    """samples [S] cleaned piece by piece; frames have `size` samples."""
+    cleaned: np.ndarray,
+) -> None:
+    """Clean samples [S] into `cleaned` [S], piece by piece; frames have `size` samples."""
     grid = size // 4
     piece = round(_PIECE_SECONDS * sample_rate) // grid * grid
     context = round(_CONTEXT_SECONDS[options.method] * sample_rate) // grid * grid
     # Mirrored edges: beyond them the adaptive floor would otherwise fall to nothing and let the noise pass.
     edge = min(context, len(samples) - 1) // grid * grid
-    padded = np.pad(samples.astype(np.float64), edge, mode="reflect")
-    padded += _DITHER * np.random.default_rng(0).standard_normal(len(padded))
-    cleaned = np.empty(len(samples), dtype=np.float32)
+    padded = _Padded(samples, edge)
     for start in range(0, len(samples), piece):
         end = min(start + piece, len(samples))
         left = max(0, start + edge - context)
-        right = min(len(padded), end + edge + context)
-        part = _gate(padded[left:right], sample_rate, size, noise, options)
+        right = min(len(samples) + 2 * edge, end + edge + context)
+        part = _gate(padded.read(left, right), sample_rate, size, noise, options)
         cleaned[start:end] = part[start + edge - left : end + edge - left]
         tick(end / len(samples))
-    return cleaned
+
+
+class _Padded:
+    """samples [S] in float64 with `edge` mirrored samples on both sides and dither, of which one stretch is held.
+
+    Positions count from the first mirrored sample.
+    """
+
+    def __init__(self, samples: np.ndarray, edge: int):
+        self._samples, self._edge = samples, edge
+        self._random = np.random.default_rng(0)
+        self._begin, self._held = 0, np.empty(0)
+
+    def read(self, begin: int, end: int) -> np.ndarray:
+        """Samples begin to end; neither may lie before those of the call before."""
+        known = self._begin + len(self._held)
+        places = np.abs(np.arange(known, end) - self._edge)
+        new = self._samples[np.minimum(places, 2 * (len(self._samples) - 1) - places)].astype(np.float64)
+        new += _DITHER * self._random.standard_normal(len(new))
+        self._held = np.concatenate([self._held[begin - self._begin :], new])
+        self._begin = begin
+        return self._held
 
 
 def _gate(
@@ -230,16 +227,19 @@ def _gate(
         )
 
 
-def _as_loud(cleaned: np.ndarray, before: np.ndarray, sample_rate: int) -> np.ndarray:
-    """cleaned [C, S] with the loudness of `before`, as far as that does not bring the noise back, and without clipping.
+def _level(cleaned: np.ndarray, before: np.ndarray, sample_rate: int) -> None:
+    """Give cleaned [C, S] the loudness of `before`, as far as that does not bring the noise back, without clipping.
 
     Only what the loudness meter's gate counts, that is the voice, is compared; a recording of noise alone therefore
     gains no more than `_MAX_GAIN_DB`.
     """
-    old, new = (integrated_lufs(torch.from_numpy(one.mean(axis=0)), sample_rate) for one in (before, cleaned))
+    old, new = (mix_lufs(one, sample_rate) for one in (before, cleaned))
     if not math.isfinite(old) or not math.isfinite(new):
-        return cleaned
+        return
     gain = 10 ** (min(_MAX_GAIN_DB, max(-_MAX_GAIN_DB, old - new)) / 20)
-    peak = float(np.abs(cleaned).max(initial=0.0))
-    ceiling = max(1.0, float(np.abs(before).max()))
-    return (cleaned * min(gain, ceiling / max(peak, 1e-9))).astype(np.float32)
+    ceiling = max(1.0, _peak(before))
+    cleaned *= min(gain, ceiling / max(_peak(cleaned), 1e-9))
+
+
+def _peak(wav: np.ndarray) -> float:
+    return max(float(wav.max()), -float(wav.min()))

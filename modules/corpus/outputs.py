@@ -1,14 +1,68 @@
 """Where a step over many files puts what it makes of each, and the list of those it left out."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from modules.checkpoint import write_atomic
+from modules.corpus.journal import Journal, content_key
+from modules.data.sources import list_audio
 from modules.errors import UserError
+from modules.progress import StepProgress
 
-REJECTED_NAME = "rejected.jsonl"
+JOURNAL_NAME, REJECTED_NAME = "journal.jsonl", "rejected.jsonl"
+
+
+class Results:
+    """What becomes of the files of a run: made now, made before from the same content, or left out for a reason.
+
+    Args:
+        output: the step's folder; it gets the journal and, by `close`, the list of what was left out.
+        settings: all that changes what is made of a file.
+        progress: is told of each file that is left out.
+        fresh: forget what earlier runs made.
+    """
+
+    def __init__(self, output: Path, settings: str, progress: StepProgress, fresh: bool = False):
+        self.made = self.already = 0
+        self.reasons: Counter[str] = Counter()
+        self.failures: list[UserError] = []
+        self._path, self._settings, self._progress = output / REJECTED_NAME, settings, progress
+        self._journal = Journal(output / JOURNAL_NAME, fresh)
+        self._rejected: list[dict[str, Any]] = []
+
+    def make(
+        self, file: Path, key: str, outputs: Sequence[Path], work: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any] | None:
+        """Do `work`, unless an earlier run did it; what it told of the file, or None where that is left out.
+
+        Args:
+            key: names the file in the journal.
+            outputs: what `work` writes; where one is missing, all are made again.
+            work: its UserError leaves this file out, anything else ends the run.
+        """
+        try:
+            made_of = content_key(file, self._settings)
+            known = self._journal.get(key)
+            if known is not None and known["made_of"] == made_of and all(path.is_file() for path in outputs):
+                self.already += 1
+                return known
+            known = {"made_of": made_of, **work()}
+            self._journal.add(key, known)
+            self.made += 1
+            return known
+        except UserError as cause:
+            self._rejected.append({"file": str(file), "reason": " ".join(str(cause).split())})
+            self.reasons[cause.code] += 1
+            self.failures.append(cause)
+            self._progress.reject(file, self._rejected[-1]["reason"])
+            return None
+
+    def close(self) -> None:
+        """Write the list of what was left out."""
+        write_rejected(self._path, self._rejected)
 
 
 def mirrored(files: Sequence[Path], root: Path, suffix: str) -> list[Path]:
@@ -46,6 +100,23 @@ def without_results(files: Iterable[Path], source: Path, output: Path) -> list[P
             folder=str(output),
         )
     return [file for file in files if not file.absolute().is_relative_to(output)]
+
+
+def recordings_in(source: Path, output: Path) -> list[Path]:
+    """The recordings that a file or a folder stands for, results of an earlier run left out.
+
+    Raises:
+        UserError: path_missing, output_is_input, no_recordings.
+    """
+    files = without_results(list_audio(source), source, output)
+    if not files:
+        raise no_recordings(source)
+    return files
+
+
+def no_recordings(source: Path) -> UserError:
+    """The error of a place that holds nothing to work on."""
+    return UserError("no_recordings", "There are no recordings in {path}; check the path.", path=str(source))
 
 
 def write_rejected(path: Path, rows: Iterable[dict[str, Any]]) -> None:

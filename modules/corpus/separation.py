@@ -7,41 +7,29 @@ Both keep the recording's sample rate and channels (more than two become one).
 Shapes: C channels, S samples at the recording's rate, T samples at the model's rate.
 """
 
+import functools
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import soxr
 import torch
 from torch import Tensor, nn
 
 from modules.audio.channels import read_channels, write_channels
 from modules.audio.io import probe, to_mono
-from modules.config import field
-from modules.corpus.journal import Journal, content_key
-from modules.corpus.outputs import REJECTED_NAME, mirrored, write_rejected
+from modules.audio.resample import resample
+from modules.corpus.options import SeparationOptions
+from modules.corpus.outputs import Results, mirrored
 from modules.errors import Stopped, UserError
 from modules.progress import StepProgress
 
 VOCALS, ACCOMPANIMENT = "vocals", "accompaniment"
-JOURNAL_NAME = "journal.jsonl"
 FAILED = "separation_failed"
 _BLOCK_SECONDS, _CROSSFADE_SECONDS = 120, 4
 """A long recording is worked on in blocks, because the stems of an hour fill the memory."""
-
-
-@dataclass(frozen=True)
-class SeparationOptions:
-    """How voices are separated, and what is written."""
-
-    model: str = field("htdemucs", "htdemucs, htdemucs_ft (finer), mdx_extra (older, slower) or a .safetensors file")
-    format: Literal["wav", "flac", "mp3", "m4a"] = field("flac", "format of the files that are written")
-    device: str = field("auto", "auto, cpu, cuda, cuda:N or mps")
-    overlap: float = field(0.25, "share in which neighbouring pieces overlap; more is slower and smoother", 0, 0.9)
 
 
 @dataclass(frozen=True)
@@ -64,7 +52,7 @@ class Separator:
 
     Args:
         networks: of Demucs, in evaluation mode, with a stem "vocals", all of one sample rate, for two channels.
-        overlap: see `SeparationOptions`.
+        overlap: see `SeparationOptions.overlap`.
         say: told when a GPU has too little memory and the CPU takes over; kept in `notes` too.
     """
 
@@ -72,7 +60,7 @@ class Separator:
         self,
         networks: Sequence[nn.Module],
         device: torch.device,
-        overlap: float = 0.25,
+        overlap: float = SeparationOptions.overlap,
         say: Callable[[str], None] | None = None,
     ):
         self.networks = list(networks)
@@ -102,23 +90,34 @@ class Separator:
         """
         if mix.shape[0] > 2:
             mix = to_mono(mix.T)[None]
-        if not mix.size or not np.abs(mix).max():
+        if not mix.any():
             return np.zeros_like(mix), np.zeros_like(mix)
-        pair = _resample(np.repeat(mix, 2, axis=0) if mix.shape[0] == 1 else mix, sample_rate, self.sample_rate)
-        found = self._vocals(torch.from_numpy(pair), on_progress).numpy()
+        # Three hours of stereo are 4 GB, so nothing of that length is kept longer than it is needed.
+        found = self._vocals(self._pair(mix, sample_rate), on_progress).numpy()
         if mix.shape[0] == 1:
             found = found.mean(axis=0, keepdims=True)
-        back = _resample(found, self.sample_rate, sample_rate)[:, : mix.shape[1]]
         vocals = np.zeros_like(mix)
-        vocals[:, : back.shape[1]] = np.clip(back, -1, 1)
+        for channel, samples in enumerate(found):
+            back = resample(samples, self.sample_rate, sample_rate)[: mix.shape[1]]
+            np.clip(back, -1, 1, out=vocals[channel, : len(back)])
+        del found, samples, back
         return vocals, mix - vocals
+
+    def _pair(self, mix: np.ndarray, sample_rate: int) -> Tensor:
+        """mix [C, S] as the networks want it: [2, T]."""
+        left = torch.from_numpy(resample(mix[0], sample_rate, self.sample_rate))
+        pair = left.new_empty((2, len(left)))
+        pair[0] = left
+        del left
+        pair[1] = torch.from_numpy(resample(mix[1], sample_rate, self.sample_rate)) if mix.shape[0] == 2 else pair[0]
+        return pair
 
     def _vocals(self, mix: Tensor, on_progress: Callable[[float], None] | None) -> Tensor:
         """mix [2, T] -> vocals [2, T], block by block, each fading into the next."""
         # The networks were trained on mixes of this scale; it is taken of the whole, so that blocks fit together.
         reference = mix.mean(0)
         mean, scale = reference.mean(), reference.std(unbiased=False) + 1e-8
-        mix = (mix - mean) / scale
+        del reference
         blocks = list(_blocks(mix.shape[1], _BLOCK_SECONDS * self.sample_rate, _CROSSFADE_SECONDS * self.sample_rate))
         total = sum(self._pieces(end - start, network) for start, end in blocks for network in self.networks)
         done = 0
@@ -132,14 +131,14 @@ class Separator:
         vocals = torch.zeros_like(mix)
         fade = torch.linspace(0, 1, _CROSSFADE_SECONDS * self.sample_rate)
         for start, end in blocks:
-            estimate = self._estimate(mix[:, start:end], tick)
+            estimate = self._estimate((mix[:, start:end] - mean) / scale, tick)
             if start:
                 estimate[:, : len(fade)] *= fade
             if end < mix.shape[1]:
                 estimate[:, -len(fade) :] *= 1 - fade
             vocals[:, start:end] += estimate
         # The offset stays with the accompaniment: a voice has none.
-        return vocals * scale
+        return vocals.mul_(scale)
 
     def _estimate(self, mix: Tensor, tick: Callable[[dict[str, Any]], None]) -> Tensor:
         try:
@@ -194,10 +193,7 @@ def separate_files(
     targets = mirrored(files, root, f".{format}")
     lengths = [_seconds(file) for file in files]
     total, before = max(1, round(sum(lengths))), 0.0
-    journal, identity = Journal(output / JOURNAL_NAME, fresh), separator.identity
-    rejected: list[dict[str, Any]] = []
-    counts: Counter[str] = Counter()
-    failure: UserError | None = None
+    results = Results(output, separator.identity, progress, fresh)
     for number, (file, target, seconds) in enumerate(zip(files, targets, lengths), start=1):
         place = f"{number}/{len(files)} {file.name}"
 
@@ -208,30 +204,30 @@ def separate_files(
 
         tick(0.0)
         outputs = [output / kind / target for kind in (VOCALS, ACCOMPANIMENT)]
-        try:
-            made_of = content_key(file, identity)
-            known = journal.get(target.as_posix())
-            if known is not None and known["made_of"] == made_of and all(path.is_file() for path in outputs):
-                counts["already"] += 1
-            else:
-                mix, rate = read_channels(file)
-                for path, wav in zip(outputs, _separated(separator, file, mix, rate, tick)):
-                    write_channels(path, wav, rate)
-                journal.add(target.as_posix(), {"made_of": made_of})
-                counts["files"] += 1
-        except UserError as cause:
-            rejected.append({"file": str(file), "reason": " ".join(str(cause).split())})
-            counts[cause.code] += 1
-            failure = cause if cause.code == FAILED else failure
-            progress.reject(file, rejected[-1]["reason"])
+        work = functools.partial(_separate_file, separator, file, outputs, tick)
+        results.make(file, target.as_posix(), outputs, work)
         before += seconds
         progress.update(round(before), total, place, [path for path in outputs if path.is_file()])
-    done, already = counts.pop("files", 0), counts.pop("already", 0)
-    if failure is not None and not done + already:
-        raise failure
-    write_rejected(output / REJECTED_NAME, rejected)
-    folders = (output / VOCALS, output / ACCOMPANIMENT)
-    return SeparationReport(*folders, done, already, round(sum(lengths), 3), dict(counts), tuple(separator.notes))
+    failures = [failure for failure in results.failures if failure.code == FAILED]
+    if failures and not results.made + results.already:
+        raise failures[-1]
+    results.close()
+    folders, seconds = (output / VOCALS, output / ACCOMPANIMENT), round(sum(lengths), 3)
+    counts = (results.made, results.already, seconds, dict(results.reasons))
+    return SeparationReport(*folders, *counts, tuple(separator.notes))
+
+
+def _separate_file(
+    separator: Separator, file: Path, outputs: Sequence[Path], tick: Callable[[float], None]
+) -> dict[str, Any]:
+    """Write the voice and the accompaniment of one file. Raises UserError of its reading, separation_failed."""
+    mix, rate = read_channels(file)
+    vocals, accompaniment = _separated(separator, file, mix, rate, tick)
+    del mix
+    write_channels(outputs[0], vocals, rate)
+    del vocals
+    write_channels(outputs[1], accompaniment, rate)
+    return {}
 
 
 def _separated(
@@ -265,11 +261,3 @@ def _blocks(length: int, block: int, fade: int) -> Iterator[tuple[int, int]]:
         if end == length:
             return
         start += block
-
-
-def _resample(wav: np.ndarray, source_hz: int, target_hz: int) -> np.ndarray:
-    """wav [C, S] at another rate."""
-    if source_hz == target_hz:
-        return np.ascontiguousarray(wav, dtype=np.float32)
-    moved = soxr.resample(np.ascontiguousarray(wav.T, dtype=np.float32), source_hz, target_hz)
-    return np.ascontiguousarray(moved.T, dtype=np.float32)

@@ -13,10 +13,9 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from modules.audio.io import read, write
 from modules.audio.loudness import normalize
 from modules.audio.slicing import Cut, SliceOptions, blend_peak, check, find_cuts
 from modules.config import to_dict
-from modules.data.manifest import Utterance, write_manifest
+from modules.data.manifest import Utterance, write_manifest, write_whole
 from modules.errors import UserError
 
 SAMPLE_RATE = 32000
@@ -204,13 +203,13 @@ class SliceJournal:
 
     def close(self) -> None:
         """Leave one line for each recording."""
-        _write_whole(self.path, (_line(dataclasses.asdict(record)) for record in self.records.values()))
+        write_whole(self.path, (_line(dataclasses.asdict(record)) for record in self.records.values()))
 
     def _append(self, record: SliceRecord) -> None:
         self.records[record.source] = record
         self.output.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8", newline="\n") as file:
-            file.write("\n" * self._cut_short + _line(dataclasses.asdict(record)) + "\n")
+        with open(self.path, "ab") as file:
+            file.write(b"\n" * self._cut_short + _line(dataclasses.asdict(record)))
         self._cut_short = False
 
 
@@ -231,7 +230,7 @@ def write_results(output: Path, records: Sequence[SliceRecord], speaker: str) ->
     output.mkdir(parents=True, exist_ok=True)
     write_manifest(output / MANIFEST_NAME, utterances)
     refused = ({"file": record.source, "reason": record.reason} for record in records if record.reason)
-    _write_whole(output / REJECTED_NAME, (_line(row) for row in refused))
+    write_whole(output / REJECTED_NAME, (_line(row) for row in refused))
     return utterances
 
 
@@ -285,22 +284,9 @@ def _absolute(path: Path) -> str:
     return _utf8(os.path.abspath(path))
 
 
-def _line(values: dict[str, Any]) -> str:
-    return json.dumps(values, ensure_ascii=False)
+def _line(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, ensure_ascii=False) + "\n").encode()
 
 
 def _parse(values: dict[str, Any]) -> SliceRecord:
     return SliceRecord(**{**values, "cuts": tuple(Cut(**cut) for cut in values["cuts"])})
-
-
-def _write_whole(path: Path, lines: Iterable[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(line + "\n" for line in lines)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the result from other users
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -178,7 +178,7 @@ def held_out(dataset: LabelledSpeech, per_group: int = 32) -> dict[str, Labelled
 
 
 class RecognizerStage:
-    """What the loop trains (see `modules.training.loop.Stage`)."""
+    """What the loop trains (see `modules.training.stage.Stage`)."""
 
     weights = {"ctc": 1.0, "frames": 0.4}
 

@@ -50,7 +50,7 @@ class Validation:
 
 
 class GPTStage:
-    """Next-frame prediction over references and target; see `modules.training.loop.Stage`."""
+    """Next-frame prediction over references and target; see `modules.training.stage.Stage`."""
 
     def __init__(self, model: SpeechGPT, options: StageOptions, validation: Validation, preset: str, parent: str = ""):
         self.model, self.options, self.validation = model, options, validation

@@ -18,7 +18,7 @@ RECOGNISER_PREFIX = "recogniser."
 
 
 class TokenizerStage:
-    """What the loop trains (see `modules.training.loop.Stage`).
+    """What the loop trains (see `modules.training.stage.Stage`).
 
     Args:
         model: a tokenizer with a recognition head.

@@ -10,9 +10,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
@@ -25,32 +25,13 @@ from modules.errors import UserError
 from modules.runtime import bf16_supported, restore_rng_state, rng_state, seed_everything
 from modules.training.average import WeightAverage
 from modules.training.events import EventLog
+from modules.training.meter import Meter
+from modules.training.schedule import LoopConfig, learning_rate_factor
 from modules.training.stage import Batches, Stage
 
 CHECKPOINT_NAME = "checkpoint"
 STOP_NAME = "stop"
 MOST_SKIPS_IN_A_ROW = 100
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How long, how fast and how safely. Zero switches the `*_minutes`, `*_every_*`, `clip_norm`, `ema_decay` off."""
-
-    max_steps: int
-    max_minutes: float = 0.0  # over all resumes; the schedule ends with it
-    learning_rate: float = 1e-3  # reported; every parameter group peaks at the rate that it was built with
-    warmup_steps: int = 0
-    min_lr_ratio: float = 0.05
-    clip_norm: float = 1.0
-    accumulate: int = 1  # batches per step; a step never ends with fewer, it goes on into the next epoch
-    ema_decay: float = 0.0
-    save_every_steps: int = 0  # checkpoint and weights
-    save_every_minutes: float = 5.0  # checkpoint only
-    validate_every_steps: int = 0  # and once at the end
-    keep_latest: bool = True  # delete the weights that the same run saved before
-    seed: int = 0
-    precision: Literal["float32", "bf16", "auto"] = "float32"
-    log_every_steps: int = 10
 
 
 @dataclass(frozen=True)
@@ -110,40 +91,6 @@ def train(
             raise
 
 
-def learning_rate_factor(config: LoopConfig, step: int, elapsed_seconds: float) -> float:
-    """Share of the peak rate at a step: linear warm-up, then a cosine down to `min_lr_ratio`.
-
-    The cosine's position is the larger of the shares of steps and of minutes that are used up, so that a run with
-    a time budget is annealed when the time is over.
-    """
-    after = max(1, config.max_steps - config.warmup_steps)
-    progress = (step - config.warmup_steps) / after
-    if config.max_minutes > 0:
-        progress = max(progress, elapsed_seconds / (60 * config.max_minutes))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
-    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps > 0 else 1.0
-    return warmup * (config.min_lr_ratio + (1 - config.min_lr_ratio) * cosine)
-
-
-@dataclass
-class _Meter:
-    """Means of losses since the last event, kept on the device so that a step does not wait for it."""
-
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        for name, loss in losses.items():
-            loss = loss.detach()
-            self.sums[name] = self.sums[name] + loss if name in self.sums else loss
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def take(self) -> dict[str, float]:
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
-        self.sums, self.counts = {}, {}
-        return means
-
-
 class _Run:
     """One run: the state that `train` moves forward."""
 
@@ -166,7 +113,7 @@ class _Run:
         self.validation: dict[str, float] = {}
         self.last_losses: dict[str, float] = {}
         self.weight_files: list[Path] = []
-        self.meter = _Meter()
+        self.meter = Meter()
         self.ema: WeightAverage | None = None
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_supported(device))
 

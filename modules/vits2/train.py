@@ -44,7 +44,7 @@ class VITS2TrainConfig:
 
 
 class VITS2Stage:
-    """What the loop trains (see `modules.training.loop.Stage`).
+    """What the loop trains (see `modules.training.stage.Stage`).
 
     Args:
         model: decoder with its posterior encoder.

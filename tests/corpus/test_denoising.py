@@ -206,3 +206,12 @@ def test_a_stop_leaves_no_half_files(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         denoise_files([folder / "a.flac"], folder, DenoiseOptions(), tmp_path / "out", Stop(None))
     assert not list((tmp_path / "out").rglob("*.wav"))
+
+
+def test_a_stretch_of_the_padded_recording_is_that_of_the_whole() -> None:
+    samples = speechlike(1)[0]
+    whole = denoising._Padded(samples, 3000).read(0, len(samples) + 6000)
+    assert np.abs(whole - np.pad(samples.astype(np.float64), 3000, mode="reflect")).max() < 1e-6
+    parts = denoising._Padded(samples, 3000)
+    for begin, end in ((0, 5000), (2000, 9000), (9000, 9100), (9050, len(whole))):
+        assert np.array_equal(parts.read(begin, end), whole[begin:end])

@@ -1,0 +1,37 @@
+"""Flags made of an options class: one for every field, with its default, help, choices and bounds."""
+
+import argparse
+import dataclasses
+import typing
+from typing import Any, TypeVar
+
+from modules.config import from_dict
+
+T = TypeVar("T")
+
+
+def add_options(
+    group: argparse._ActionsContainer, cls: type, *, show_defaults: bool = True, metavar: str | None = None
+) -> None:
+    """Give a parser, or a group of one, a flag for every field of an options class (see `modules.config.field`).
+
+    Args:
+        show_defaults: name the default in each help text.
+        metavar: stands for the values of the flags that take any; the flag's own name when left out.
+    """
+    hints = typing.get_type_hints(cls)
+    for spec in dataclasses.fields(cls):
+        text = spec.metadata["help"] + (f" (default {spec.default!r})" if show_defaults else "")
+        given: dict[str, Any] = {"default": spec.default, "help": text.replace("%", "%%")}
+        if hints[spec.name] is bool:
+            given["action"] = argparse.BooleanOptionalAction
+        elif typing.get_origin(hints[spec.name]) is typing.Literal:
+            given["choices"] = typing.get_args(hints[spec.name])
+        else:
+            given |= {"type": type(spec.default), "metavar": metavar}
+        group.add_argument("--" + spec.name.replace("_", "-"), **given)
+
+
+def options_from(arguments: argparse.Namespace, cls: type[T]) -> T:
+    """The options that the flags of `add_options` were given. Raises ConfigError for a value out of bounds."""
+    return from_dict(cls, {spec.name: getattr(arguments, spec.name) for spec in dataclasses.fields(cls)})
