@@ -26,6 +26,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-browser", action="store_true", help="do not open the page in the browser")
     parser.add_argument("--models", type=Path, default=paths.PRETRAINED_MODELS, help="folder of the presets' weights")
     parser.add_argument("--output", type=Path, default=paths.OUTPUT, help="folder for audio and its settings")
+    parser.add_argument("--logs", type=Path, default=paths.LOGS, help="folder for datasets, edits and jobs")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
     languages = sorted(path.stem for path in paths.LOCALES.glob("*.json"))
     parser.add_argument("--language", choices=languages, help="language of the page (default: that of each browser)")
@@ -70,15 +71,17 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 1
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    log_file = paths.LOGS / "webui.log"
+    log_file = options.logs / "webui.log"
     write_log(log_file)
 
     from tools.webui.app import build_app, launch
+    from tools.webui.dataset_tab import build_dataset_tab
     from tools.webui.services import make_services
 
     services = make_services(
         models=options.models,
         output=options.output,
+        logs=options.logs,
         device=options.device,
         language=options.language,
         log_file=log_file,
@@ -91,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     print(f"GPT-SoVITS2 on http://{options.listen}:{options.port} (stop with Ctrl+C)", flush=True)
     launch(
-        build_app(services),
+        build_app(services, [("tab.dataset", build_dataset_tab)]),
         services,
         host=options.listen,
         port=options.port,

@@ -65,7 +65,11 @@ def explain_failure(remains: Remains) -> UserError:
         return UserError("job_refused", "{name} could not start: {cause}", name=name, cause=lines[-1])
     if code == 0 and not told:
         return UserError(
-            "job_no_result", "{name} ended without a result, and without saying why. See {log}.", name=name, log=log
+            "job_no_result",
+            "{name} ended without a result, and without saying why. Start it again; if that does not help, "
+            "the end of its log may tell more: {log}",
+            name=name,
+            log=log,
         )
     if known := known_cause("\n".join([*lines, told]), name, log):
         return known
@@ -81,13 +85,19 @@ def explain_failure(remains: Remains) -> UserError:
     if code is None and not cause:
         return UserError(
             "job_vanished",
-            "{name} ended without a word: it was killed, memory ran out or the computer was switched off. "
-            "Start it again; if it happens again, choose a smaller batch. See {log}.",
+            "{name} was cut off: it was killed, memory ran out, or the computer was switched off. Start it "
+            "again; if it is cut off again, close other programs or choose a smaller batch. Its log: {log}",
             name=name,
             log=log,
         )
     cause = cause or (f"{lines[-1]} ({_exit_text(code)})" if lines else _exit_text(code))
-    return UserError("job_failed", "{name} failed: {cause}. See {log}.", cause=cause, name=name, log=log)
+    return UserError(
+        "job_failed",
+        "{name} failed: {cause}. Start it again; if it fails again, the end of its log tells more: {log}",
+        cause=cause,
+        name=name,
+        log=log,
+    )
 
 
 def known_cause(evidence: str, name: str, log: Path) -> UserError | None:

@@ -251,9 +251,11 @@ class JobStore:
                 yield
         except Timeout as cause:
             raise UserError(
-                "jobs_locked", "{folder} is held by another process; close the program's other windows and try again.",
+                "jobs_locked",
+                "Another process of this program is using {folder}; try again in a moment, and close its other windows "
+                "if that does not help.",
                 folder=self.folder,
-            ) from cause  # fmt: skip
+            ) from cause
 
     def _new_folder(self, name: str) -> Path:
         stem = time.strftime("%Y%m%d-%H%M%S-") + (re.sub(r"[^\w-]+", "_", name)[:60] or "job")

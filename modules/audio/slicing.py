@@ -78,7 +78,8 @@ def check(options: SliceOptions) -> None:
         if value < limit:
             raise UserError(
                 "slice_option_order",
-                "{field} is {value}; it must be at least {other}, which is {limit}.",
+                "{field} is {value} but must be at least {other}, which is {limit}; raise the first or lower "
+                "the second.",
                 field=name,
                 value=value,
                 other=other,

@@ -58,7 +58,7 @@ def content_key(path: Path, settings: str) -> str:
     except OSError as cause:
         raise UserError(
             "file_unreadable",
-            "{file} cannot be opened ({cause}); check that it is there and may be read.",
+            "{file} cannot be opened ({cause}); check that it exists and that you may read it.",
             file=str(path),
             cause=cause.strerror or str(cause),
         ) from cause

@@ -226,7 +226,8 @@ class Recognizer:
                     raise
                 raise UserError(
                     "asr_model_broken",
-                    "The model in {folder} cannot be loaded ({cause}); delete it and get it again.",
+                    "The Whisper model in {folder} cannot be loaded ({cause}). Delete that folder and start again "
+                    "to get the model anew, or choose another model.",
                     folder=str(self.folder),
                     cause=" ".join(str(cause).split())[:300],
                 ) from cause

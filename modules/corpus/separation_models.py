@@ -147,9 +147,10 @@ def _bag_files(
             missing = [name for name, path in zip(names, found) if path is None]
             raise UserError(
                 "separation_model_missing",
-                "The separation model {model} is not on this machine, and the model hub cannot be reached from it. Get "
-                "{files} of {repository} (about {megabytes} MB) elsewhere and put them into {folder}; {pickles} of "
-                "Demucs will do too.",
+                "The separation model {model} is not on this machine, and the model hub cannot be reached from it. "
+                "Connect to the internet and start again to download it, or get {files} of "
+                "https://huggingface.co/{repository} (about {megabytes} MB) elsewhere and put them into {folder}; "
+                "{pickles} of Demucs will do too.",
                 model=model,
                 files=", ".join(missing),
                 repository=bag.repository,

@@ -245,7 +245,7 @@ def file_phrases(path: Path, language: str) -> Iterator[Phrase]:
         UserError: there is no such file.
     """
     if not path.exists():
-        raise UserError("text_file_missing", "There is no text file {file}.", file=str(path))
+        raise UserError("text_file_missing", "The text file {file} cannot be read; check the path.", file=str(path))
     for file in sorted(path.rglob("*.txt")) if path.is_dir() else [path]:
         for line in file.read_text(encoding="utf-8-sig", errors="ignore").splitlines():
             for text in clean_phrases(line, language):

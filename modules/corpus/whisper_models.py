@@ -91,8 +91,9 @@ def find_whisper_model(
     if not reachable():
         raise UserError(
             "asr_model_missing",
-            "The Whisper model {model} is not on this machine, and the model hub cannot be reached from it. Get the "
-            "files of {repository} (about {megabytes} MB) elsewhere and put them into {folder}.",
+            "The Whisper model {model} is not on this machine, and the model hub cannot be reached from it. Connect "
+            "to the internet and start again to download it, or get the files of https://huggingface.co/{repository} "
+            "(about {megabytes} MB) elsewhere and put them into {folder}.",
             model=model,
             repository=size.repository,
             megabytes=size.megabytes,

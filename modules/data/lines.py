@@ -156,7 +156,13 @@ class ListFile:
         try:
             utterance = parse(text)
         except ValueError as cause:
-            return reject(UserError("line_invalid", "The line cannot be used: {defect}.", defect=str(cause)))
+            return reject(
+                UserError(
+                    "line_invalid",
+                    "The line cannot be used: {defect}. Correct it in the list and open the list again.",
+                    defect=str(cause),
+                )
+            )
         if utterance is None:
             return None
         audio = self._find(utterance.audio)

@@ -5,7 +5,7 @@ import math
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
@@ -165,7 +165,7 @@ def build_report(
         sound {measured, loudness_lufs, loudness_spread_db, clipped_clips, clipped_share (of the measured clips),
         silent_share (of their time)}, numbers null where nothing was measured; and, each {count, examples}, bad_lines,
         missing, unreadable, no_text, low_confidence (and unknown), duplicates (the same file listed again or the same
-        bytes), rejected (of `rejected.jsonl` and `{list}.rejected.jsonl` beside a list, with
+        bytes), rejected (of `rejected.jsonl` beside a list or its clips and of `{list}.rejected.jsonl`, with
         reasons [{reason, count}]).
 
     Raises:
@@ -199,7 +199,7 @@ def build_report(
         "no_text": vars(counts.no_text),
         "low_confidence": {**vars(counts.unsure), "unknown": counts.unknown_confidence},
         "duplicates": vars(duplicates),
-        "rejected": _rejected(paths),
+        "rejected": _rejected(paths, {Path(clip).parent for clip in counts.paths}),
     }
 
 
@@ -255,11 +255,12 @@ def _duplicates(
     return counts.repeated
 
 
-def _rejected(paths: Sequence[Path]) -> dict[str, Any]:
-    """What earlier steps and the editor left out, as they noted it beside the lists."""
+def _rejected(paths: Sequence[Path], folders: Iterable[Path]) -> dict[str, Any]:
+    """What earlier steps and the editor left out, as they noted it beside the lists and in the folders of the clips."""
     listed = _Listed()
     reasons: Counter[str] = Counter()
     notes = {place for path in paths for place in (path.parent / REJECTED_NAME, rejected_notes(path))}
+    notes |= {folder / REJECTED_NAME for folder in folders}
     for entry in (entry for place in sorted(notes) for entry in _entries(place)):
         reason = str(entry.get("reason", ""))
         if reason in reasons or len(reasons) < _MOST_NAMES:

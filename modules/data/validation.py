@@ -140,7 +140,12 @@ def duplicate_notes(
             continue
         yield _problem(
             row,
-            UserError("line_duplicate", "Line {line} of {file} has the same audio.", line=first.line, file=first.file),
+            UserError(
+                "line_duplicate",
+                "Line {line} of {file} has the same audio; delete one of the two.",
+                line=first.line,
+                file=first.file,
+            ),
         )
     if not hash_audio:
         return
@@ -150,7 +155,7 @@ def duplicate_notes(
             rows[single[later]],
             UserError(
                 "line_duplicate_content",
-                "The audio {audio} of line {line} of {file} has the same content.",
+                "The audio {audio} of line {line} of {file} has the same content; delete one of the two.",
                 audio=first.named,
                 line=first.line,
                 file=first.file,
@@ -178,7 +183,8 @@ def _language_notes(rows: Sequence[SourceRow]) -> Iterator[Problem]:
             row,
             UserError(
                 "line_language",
-                "LANG {tag} is none of ZH, JA, EN, KO and YUE; it is kept as it is ({count} lines).",
+                "LANG {tag} is none of ZH, JA, EN, KO and YUE; it is kept as it is ({count} lines). Correct it "
+                "if it is a slip.",
                 tag=tag,
                 count=counts[tag],
             ),

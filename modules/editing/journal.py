@@ -122,7 +122,8 @@ class Journal:
         """The error for a line, counted from 1, that cannot be replayed."""
         return UserError(
             "edits_damaged",
-            "The edits in {file} cannot be read from line {line} on; keep them in a side file, or start over.",
+            "The edits in {file} are damaged from line {line} on and cannot be opened. Move them into a "
+            "side file, or delete them; either way the list opens without them.",
             file=str(self.path),
             line=line,
         )

@@ -136,6 +136,15 @@ def test_silence_has_no_loudness(tmp_path: Path) -> None:
     assert sound["loudness_lufs"] is None and sound["silent_share"] == 1
 
 
+def test_what_the_slicer_left_out_beside_the_clips_is_told(tmp_path: Path) -> None:
+    write_wav(tmp_path / "clips" / "a.wav", np.zeros(RATE_HZ), RATE_HZ)
+    for folder, name in (("clips", "noise.wav"), (".", "mumble.wav")):
+        (tmp_path / folder / "rejected.jsonl").write_text(json.dumps({"file": name, "reason": name[:3]}) + "\n")
+    (tmp_path / "a.list").write_text("clips/a.wav|s|en|t\n")
+    rejected = build_report(tmp_path / "a.list")["rejected"]
+    assert {entry["file"] for entry in rejected["examples"]} == {"noise.wav", "mumble.wav"} and rejected["count"] == 2
+
+
 def test_equal_files_are_found_by_content_alone(tmp_path: Path) -> None:
     big = bytes(range(256)) * 400
     contents = [b"a", big + b"1", b"a", big + b"2", big + b"1", b"", b""]

@@ -1,7 +1,7 @@
 """Walks through the page in a real Chromium: what a person does, and what they then see."""
 
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,10 @@ import pytest
 from tools.webui.services import Services
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
-WAIT_MS = 120_000
-"""Only a limit: on a busy machine with one core to spare, a step that takes a second may take a minute."""
 DURATION = """async link => {
     const data = await (await fetch(link)).arrayBuffer();
     return (await new OfflineAudioContext(1, 1, 32000).decodeAudioData(data)).duration;
@@ -23,29 +21,15 @@ DURATION = """async link => {
 
 
 @pytest.fixture
-def visit(browser: "Browser", address: str) -> Iterator[Callable[..., "Page"]]:
-    """`visit(locale="en-US", width=1440)`: a fresh visitor's page, ready to use. Scripts must not fail on it."""
-    contexts, failures = [], []
+def visit(visitor: Callable[..., "Page"], open_page: Callable[..., None], address: str) -> Callable[..., "Page"]:
+    """`visit(locale="en-US", width=1440)`: a fresh visitor's page, ready to use."""
 
-    def open_page(locale: str = "en-US", width: int = 1440, scheme: str = "light") -> "Page":
-        context = browser.new_context(locale=locale, viewport={"width": width, "height": 900}, color_scheme=scheme)
-        context.set_default_timeout(WAIT_MS)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: failures.append(str(error)))
-        open_again(page, address)
+    def come(**wishes: object) -> "Page":
+        page = visitor(**wishes)
+        open_page(page, address)
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not [failure for failure in failures if "decode" not in failure], failures
-
-
-def open_again(page: "Page", address: str) -> None:
-    """Load the page and wait until its start-up events are over."""
-    page.goto(address)
-    page.wait_for_selector("#device:has-text('CPU')")
+    return come
 
 
 def upload(page: "Page", number: int, path: Path) -> None:
@@ -149,7 +133,7 @@ def test_nothing_chosen_is_told_and_the_button_comes_back(visit: Callable[..., "
     wait_for_status(page, "エラーで終了しました")
 
 
-def test_settings_survive_a_reload(visit: Callable[..., "Page"], address: str) -> None:
+def test_settings_survive_a_reload(visit: Callable[..., "Page"], open_page: Callable[..., None], address: str) -> None:
     page = visit()
     page.fill("#text textarea", "Remember me.")
     page.fill("#speed input[type=number]", "1.25")
@@ -157,7 +141,7 @@ def test_settings_survive_a_reload(visit: Callable[..., "Page"], address: str) -
     page.click("#cut input")
     page.click("li:has-text('Every 4 clauses')")
     page.wait_for_timeout(1500)
-    open_again(page, address)
+    open_page(page, address)
     page.wait_for_function("document.querySelector('#text textarea').value === 'Remember me.'")
     assert page.input_value("#speed input[type=number]") == "1.25"
     assert page.input_value("#cut input") == "Every 4 clauses"

@@ -96,6 +96,17 @@ def test_every_error_can_be_told_in_every_language() -> None:
             assert fields(ENGLISH[key]) <= given, f"{place}: {key} needs {fields(ENGLISH[key]) - given}"
 
 
+def test_the_english_text_of_an_error_is_that_of_its_source() -> None:
+    """Else a log and the page would tell one thing in two ways, and a told text could not be told again."""
+    for path in SOURCES:
+        for name, call in calls(path):
+            if name in ERRORS and len(call.args) > 1 and isinstance(call.args[0], ast.Constant):
+                text = call.args[1]
+                if isinstance(text, ast.Constant):
+                    place = f"{path.relative_to(PROJECT_ROOT)}:{call.lineno}"
+                    assert ENGLISH[ERRORS[name] + call.args[0].value] == text.value, place
+
+
 def test_every_key_is_used_and_every_used_key_exists() -> None:
     used = {**said(), **raised()}
     assert not {key: place for key, place in said().items() if key not in ENGLISH}

@@ -6,6 +6,7 @@ from pathlib import Path
 import gradio as gr
 
 from tools.webui.inference_tab import build_inference_tab
+from tools.webui.jobs_panel import build_jobs_panel
 from tools.webui.messages import guarded
 from tools.webui.services import Services
 from tools.webui.theme import CSS, theme
@@ -20,7 +21,7 @@ Tab = Callable[[gr.Blocks, Services, gr.I18n], object]
 
 
 def build_app(services: Services, tabs: Sequence[tuple[str, Tab]] = ()) -> gr.Blocks:
-    """The page with the inference tab and further ones.
+    """The page with further tabs and the inference tab, which is open first, and the jobs of all of them below.
 
     Args:
         services: shared by all tabs.
@@ -30,12 +31,14 @@ def build_app(services: Services, tabs: Sequence[tuple[str, Tab]] = ()) -> gr.Bl
     with gr.Blocks(title="GPT-SoVITS2", delete_cache=TEMPORARY_FILES_SECONDS, analytics_enabled=False) as app:
         gr.Markdown(i18n("page.head"), elem_classes="page-head")
         device = gr.Markdown(i18n("page.device_unknown"), elem_classes="quiet", elem_id="device")
-        with gr.Tabs():
-            with gr.Tab(i18n("tab.inference"), id="inference"):
-                build_inference_tab(app, services, i18n)
+        # In the order of the work; a newcomer begins with what needs no work before it.
+        with gr.Tabs(selected="inference"):
             for name, build in tabs:
                 with gr.Tab(i18n(name), id=name):
                     build(app, services, i18n)
+            with gr.Tab(i18n("tab.inference"), id="inference"):
+                build_inference_tab(app, services, i18n)
+        build_jobs_panel(app, services, i18n)
         gr.Markdown(i18n("page.consent"), elem_classes="quiet", elem_id="consent")
 
         @guarded(services.messages, services.log_file)
@@ -58,12 +61,14 @@ def launch(
     open_browser: bool = False,
     block: bool = True,
 ) -> str:
-    """Serve the page; returns its address (at once when `block` is False).
+    """Serve the page and keep its jobs going; returns its address (at once when `block` is False).
 
     Raises:
         OSError: the port is taken.
     """
     services.output.mkdir(parents=True, exist_ok=True)
+    services.jobs.watch()
+    services.chains.watch()
     app.queue(max_size=32)
     _, address, _ = app.launch(
         server_name=host,

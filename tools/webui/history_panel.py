@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from tools.webui.form import Form
 from tools.webui.history import Entry, form_values, list_entries
-from tools.webui.messages import guarded
+from tools.webui.messages import guarded, inform
 from tools.webui.references_panel import ReferenceRows
 from tools.webui.services import Services
 from tools.webui.settings import REMEMBERED, usable_settings
@@ -25,8 +26,36 @@ class HistoryPanel:
     outputs: list
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """The components of the panel."""
+
+    accordion: gr.Accordion
+    hint: gr.Markdown
+    table: Component
+    player: gr.Audio
+    reload: gr.Button
+    refresh: gr.Button
+    listed: gr.State
+    chosen: gr.State
+
+
 def build_history_panel(form: Form, services: Services, i18n: gr.I18n, rows: ReferenceRows) -> HistoryPanel:
     """A table of the newest outputs; a click plays one, a button puts its settings back."""
+    parts = _build(form, i18n)
+    refresh, outputs = _refresher(parts, services, i18n), [parts.listed, parts.table, parts.hint]
+    targets = [*(form[name] for name in (*REMEMBERED, *REFERENCE_NAMES)), *rows.outputs]
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    parts.refresh.click(refresh, None, outputs, **quiet)
+    parts.accordion.expand(refresh, None, outputs, **quiet)
+    parts.table.select(_chooser(parts, services), parts.listed, [parts.chosen, parts.player, parts.reload], **quiet)
+    # Queued, because a toast of an unqueued event never reaches the page.
+    told = {**quiet, "queue": True, "concurrency_limit": None}
+    parts.reload.click(_reloader(form, services, rows), parts.chosen, targets, **told)
+    return HistoryPanel(refresh, outputs)
+
+
+def _build(form: Form, i18n: gr.I18n) -> _Parts:
     with gr.Accordion(i18n("history.heading"), open=False, elem_id="history-accordion") as accordion:
         hint = gr.Markdown(i18n("history.empty"), elem_classes="quiet", elem_id="history-hint")
         table = form.add(
@@ -57,9 +86,10 @@ def build_history_panel(form: Form, services: Services, i18n: gr.I18n, rows: Ref
         with gr.Row():
             reload = gr.Button(i18n("history.reload"), size="sm", visible=False, elem_id="history-reload")
             refresh = gr.Button(i18n("history.refresh"), size="sm", elem_id="history-refresh")
-    listed: gr.State = gr.State([])
-    chosen = gr.State(None)
+    return _Parts(accordion, hint, table, player, reload, refresh, gr.State([]), gr.State(None))
 
+
+def _refresher(parts: _Parts, services: Services, i18n: gr.I18n) -> Callable[..., dict]:
     def refresh_history(request: gr.Request) -> dict:
         """Read the folder again."""
         say = services.messages.for_request(request)
@@ -71,26 +101,34 @@ def build_history_panel(form: Form, services: Services, i18n: gr.I18n, rows: Ref
         ]
         entries = list_entries(services.output, SHOWN)
         return {
-            listed: entries,
-            table: gr.update(value={"headers": headers, "data": [e.row() for e in entries]}, visible=bool(entries)),
-            hint: gr.update(value=i18n("history.pick") if entries else i18n("history.empty")),
+            parts.listed: entries,
+            parts.table: gr.update(
+                value={"headers": headers, "data": [e.row() for e in entries]}, visible=bool(entries)
+            ),
+            parts.hint: gr.update(value=i18n("history.pick") if entries else i18n("history.empty")),
         }
 
+    return refresh_history
+
+
+def _chooser(parts: _Parts, services: Services) -> Callable[..., dict]:
     @guarded(services.messages, services.log_file)
     def choose(entries: list[Entry], event: gr.SelectData) -> dict:
         """Play the row that was clicked."""
         row = event.index[0]
         if row >= len(entries):
-            return {chosen: None}
+            return {parts.chosen: None}
         entry = entries[row]
         return {
-            chosen: entry,
-            player: gr.update(value=str(entry.audio), visible=True),
-            reload: gr.update(visible=True),
+            parts.chosen: entry,
+            parts.player: gr.update(value=str(entry.audio), visible=True),
+            parts.reload: gr.update(visible=True),
         }
 
-    targets = [*REMEMBERED, *REFERENCE_NAMES]
+    return choose
 
+
+def _reloader(form: Form, services: Services, rows: ReferenceRows) -> Callable[..., dict]:
     @guarded(services.messages, services.log_file)
     def reload_settings(entry: Entry | None, request: gr.Request) -> dict:
         """Put text, options, weights and the references that still exist back into the form."""
@@ -99,15 +137,7 @@ def build_history_panel(form: Form, services: Services, i18n: gr.I18n, rows: Ref
         values = form_values(entry.settings, REFERENCES)
         fitting = {**usable_settings(form, values), **{name: values[name] for name in REFERENCE_NAMES}}
         used = sum(values[f"reference_{i}_audio"] is not None for i in range(1, REFERENCES + 1))
-        gr.Info(services.messages.for_request(request)("message.settings_reloaded"))
+        inform(services.messages.for_request(request), "message.settings_reloaded")
         return {**form.updates(fitting), **rows.show(used)}
 
-    outputs = [listed, table, hint]
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    refresh.click(refresh_history, None, outputs, **quiet)
-    accordion.expand(refresh_history, None, outputs, **quiet)
-    table.select(choose, listed, [chosen, player, reload], **quiet)
-    # Queued, because a toast of an unqueued event never reaches the page.
-    told = {**quiet, "queue": True, "concurrency_limit": None}
-    reload.click(reload_settings, chosen, [*(form[name] for name in targets), *rows.outputs], **told)
-    return HistoryPanel(refresh_history, outputs)
+    return reload_settings

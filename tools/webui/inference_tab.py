@@ -7,7 +7,7 @@ import gradio as gr
 
 from tools.webui.form import Form
 from tools.webui.history_panel import HistoryPanel, build_history_panel
-from tools.webui.messages import guarded
+from tools.webui.messages import guarded, inform
 from tools.webui.options_panel import build_options_panel, build_pace_controls
 from tools.webui.output_panel import build_output_panel, build_text_panel
 from tools.webui.references_panel import build_references_panel
@@ -85,7 +85,7 @@ def _stop(services: Services) -> Callable[..., None]:
         """Ask this tab's run to end after what it is doing."""
         say = services.messages.for_request(request)
         running = services.stops.stop(request.session_hash or "")
-        gr.Info(say("message.stopping") if running else say("message.nothing_to_stop"))
+        inform(say, "message.stopping" if running else "message.nothing_to_stop")
 
     return stop
 

@@ -42,16 +42,17 @@ class Translator:
         if template is None:
             return str(error)
         try:
-            return template.format(**{name: _shown(value) for name, value in error.fields.items()})
+            return template.format(**{name: self._shown(value) for name, value in error.fields.items()})
         except (KeyError, IndexError, ValueError):
             return str(error)
 
-
-def _shown(value: object) -> object:
-    """A field as people know it: an uploaded file by its name, not by the temporary folder it was put into."""
-    if isinstance(value, str) and value.startswith(gr.utils.get_upload_folder()):
-        return Path(value).name
-    return value
+    def _shown(self, value: object) -> object:
+        """A field as people know it: an uploaded file without its temporary folder, an option by its label."""
+        if not isinstance(value, str):
+            return value
+        if value.startswith(gr.utils.get_upload_folder()):
+            return Path(value).name
+        return self._table.get(value) or self._fallback.get(value) or value
 
 
 class Messages:
@@ -102,6 +103,16 @@ class Messages:
             return gr.I18n(**dict.fromkeys({*self.tables, *SAME_AS}, chosen))
         aliases = {alias: self.tables[name] for alias, name in SAME_AS.items() if name in self.tables}
         return gr.I18n(**aliases, **self.tables)
+
+
+def inform(say: Translator, key: str, **fields: object) -> None:
+    """Show a sentence in a corner of the page, for some seconds."""
+    gr.Info(html.escape(say(key, **fields)), title=say("message.info_title"))
+
+
+def warn(say: Translator, text: str) -> None:
+    """Show a finished sentence that must not be missed."""
+    gr.Warning(html.escape(text), title=say("message.warning_title"))
 
 
 def guarded(messages: Messages, log_file: Path | None = None) -> Callable[[Callable], Callable]:

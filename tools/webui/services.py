@@ -1,11 +1,14 @@
-"""What the tabs share: folders, messages, the loaded model and the stop flags. Made once by `webui.py`."""
+"""What the tabs share: folders, messages, the loaded model, the jobs and the stop flags. Made once by `webui.py`."""
 
+import functools
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules import paths
+from tools.jobs import JobStore
+from tools.webui.chains import Chains
 from tools.webui.messages import Messages
 from tools.webui.weights import ModelChoice, WeightFolders
 
@@ -95,7 +98,13 @@ class StopFlags:
 
 @dataclass(frozen=True)
 class Services:
-    """Everything that tabs are handed."""
+    """Everything that tabs are handed.
+
+    Args:
+        output: folder for sound.
+        logs: folder for datasets, edits and jobs.
+        jobs: the long tools that the page starts.
+    """
 
     messages: Messages
     weights: WeightFolders
@@ -104,12 +113,20 @@ class Services:
     examples: Path = paths.EXAMPLES
     log_file: Path | None = None
     stops: StopFlags = field(default_factory=StopFlags)
+    logs: Path = paths.LOGS
+    jobs: JobStore = field(default_factory=JobStore)
+
+    @functools.cached_property
+    def chains(self) -> Chains:
+        """Steps that follow each other."""
+        return Chains(self.logs / "chains", self.jobs)
 
 
 def make_services(
     *,
     models: Path = paths.PRETRAINED_MODELS,
     output: Path = paths.OUTPUT,
+    logs: Path = paths.LOGS,
     device: str = "auto",
     language: str | None = None,
     log_file: Path | None = None,
@@ -122,4 +139,6 @@ def make_services(
         engine=Engine(weights, device),
         output=Path(output).resolve(),
         log_file=log_file,
+        logs=Path(logs).resolve(),
+        jobs=JobStore(Path(logs).resolve() / "jobs"),
     )

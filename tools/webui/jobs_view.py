@@ -1,0 +1,231 @@
+"""Jobs in words: what a reader is told about them, as HTML. Knows no components; asks only the disk and the system."""
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.errors import UserError, retold
+from modules.progress import Progress
+from tools.jobs import Job, JobStore
+from tools.webui.chains import Chains
+from tools.webui.messages import Translator
+from tools.webui.retelling import retell, retell_error
+
+SHOWN_JOBS = 12
+_SHOWN_FILES, _SHOWN_REJECTED = 10, 100
+_LARGEST_DOWNLOAD_BYTES = 64 << 20
+
+STATES = {
+    "waiting": "jobs.state_waiting",
+    "running": "jobs.state_running",
+    "done": "jobs.state_done",
+    "failed": "jobs.state_failed",
+    "stopped": "jobs.state_stopped",
+}
+TOOLS = {
+    "tools.separate": "jobs.tool_separate",
+    "tools.denoise": "jobs.tool_denoise",
+    "tools.slice": "jobs.tool_slice",
+    "tools.transcribe": "jobs.tool_transcribe",
+    "tools.report": "jobs.tool_report",
+}
+RESULTS = {
+    "files": "jobs.result_files",
+    "clips": "jobs.result_clips",
+    "clip_seconds": "jobs.result_seconds",
+    "seconds": "jobs.result_seconds",
+    "already": "jobs.result_already",
+    "files_already_done": "jobs.result_already",
+}
+"""Numbers of results that people care about."""
+
+
+@dataclass(frozen=True)
+class JobsView:
+    """What the panel shows.
+
+    Args:
+        active: ids of those that run or wait.
+        overview: all newest jobs.
+        choices: (text, id) of each of them.
+        details: of the chosen job.
+        log: the end of its log.
+        files: lists that it made, to be fetched.
+        can_stop: whether it runs or waits.
+        can_remove: whether it has ended.
+    """
+
+    active: tuple[str, ...]
+    overview: str
+    choices: tuple[tuple[str, str], ...]
+    details: str
+    log: str
+    files: tuple[str, ...]
+    can_stop: bool
+    can_remove: bool
+
+
+def jobs_view(jobs: JobStore, chains: Chains, chosen: str, say: Translator) -> JobsView:
+    """The newest jobs, and one of them in full: the chosen one, or else the newest that runs, or the newest."""
+    shown = jobs.jobs()[:SHOWN_JOBS]
+    states = {job.id: job.state() for job in shown}
+    current = next((job for job in shown if job.id == chosen), None)
+    if current is None:
+        current = next((job for job in shown if states[job.id] == "running"), shown[0] if shown else None)
+    overview = "".join(_card(job, states[job.id], say) for job in shown) or f"<p>{_safe(say('jobs.none'))}</p>"
+    choices = tuple((f"{title(job, say)} · {_clock(job)}", job.id) for job in shown)
+    active = tuple(id for id, state in states.items() if state in ("waiting", "running"))
+    if current is None:
+        return JobsView(active, overview, choices, "", "", (), False, False)
+    return JobsView(
+        active,
+        overview,
+        choices,
+        details(current, chains, say),
+        "\n".join(current.log_tail(60)),
+        tuple(result_files(current)),
+        current.id in active,
+        current.id not in active,
+    )
+
+
+def title(job: Job, say: Translator) -> str:
+    """What a job does, and with what, in the reader's language."""
+    config = job.config()
+    key = next((TOOLS[item] for item in config.argv if item in TOOLS), None)
+    if key is None:
+        return config.name
+    return f"{say(key)}: {config.name.partition(' ')[2] or config.name}"
+
+
+def name_job(error: UserError, jobs: JobStore, say: Translator) -> UserError:
+    """An error that names a job, with the title by which the reader knows that job."""
+    try:
+        job = jobs.job(str(error.fields.get("job", "")))
+    except UserError:
+        return error
+    return retold(error.code, str(error), {**error.fields, "name": title(job, say)})
+
+
+def failure_words(job: Job, say: Translator) -> str:
+    """Why a job failed and what to do, in the reader's language; empty unless it failed."""
+    failure = job.failure()
+    if failure is None:
+        return ""
+    named = retold(
+        failure.code,
+        str(failure),
+        {**failure.fields, **({"name": title(job, say)} if "name" in failure.fields else {})},
+    )
+    return say.error(retell_error(named, say))
+
+
+def details(job: Job, chains: Chains, say: Translator) -> str:
+    """Everything about one job but its log."""
+    state, progress = job.state(), job.progress()
+    rows = [(say("jobs.job"), title(job, say)), (say("jobs.state"), say(STATES[state]))]
+    rows.append((say("jobs.cause"), failure_words(job, say)))
+    chain = chains.of_job(job.id)
+    if chain is not None and len(chain.links) > 1:
+        rows.append((say("jobs.chain"), say("jobs.chain_step", number=chain.position, total=len(chain.links))))
+    if before := job.waits_for():
+        rows.append((say("jobs.waits_for"), ", ".join(title(other, say) for other in before)))
+    rows += [(say("jobs.progress"), _progress_words(progress, state, say)), (say("jobs.time"), _span(job.seconds()))]
+    rows += _usage(job, say)
+    rows += _result(job.result() or {}, say)
+    rows.append((say("jobs.folder"), str(job.folder)))
+    made = "".join(f"<li><code>{_safe(file)}</code></li>" for file in progress.files[-_SHOWN_FILES:])
+    parts = [facts(rows)]
+    if made:
+        parts.append(f"<p>{_safe(say('jobs.files', count=progress.file_count))}</p><ul>{made}</ul>")
+    return "".join([*parts, rejected_table(progress.rejected, progress.rejected_count, say)])
+
+
+def rejected_table(rejected: Sequence[tuple[str, str]], count: int, say: Translator) -> str:
+    """The files that were left out, with their reasons; empty for none."""
+    if not count:
+        return ""
+    rows = [(Path(file).name, retell(reason, say)) for file, reason in rejected[-_SHOWN_REJECTED:]]
+    return f'<p class="rejected">{_safe(say("jobs.rejected", count=count))}</p>{facts(rows)}'
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> str:
+    """Pairs as a table."""
+    cells = (f"<tr><th>{_safe(name)}</th><td>{_safe(value)}</td></tr>" for name, value in rows if value)
+    return f'<table class="facts">{"".join(cells)}</table>'
+
+
+def result_files(job: Job) -> list[str]:
+    """Lists and reports that the result of a job names, if they are not too large to be fetched."""
+    values = (job.result() or {}).values()
+    files = [Path(value) for value in values if isinstance(value, str) and value.endswith((".jsonl", ".list", ".json"))]
+    return [str(file) for file in files if file.is_file() and file.stat().st_size <= _LARGEST_DOWNLOAD_BYTES]
+
+
+def _card(job: Job, state: str, say: Translator) -> str:
+    progress = job.progress()
+    words = say(STATES[state])
+    if state in ("running", "waiting"):
+        words = f"{words} {_progress_words(progress, state, say)}".strip()
+    elif cause := failure_words(job, say):
+        words = f"{words}: {cause}"
+    percent = progress.percent if state != "done" else 100.0
+    bar = f'<div class="bar"><div style="width:{percent or 0:.0f}%"></div></div>' if state == "running" else ""
+    name = f"{title(job, say)} · {_clock(job)}"
+    return f'<div class="job {state}" data-job="{_safe(job.id)}"><b>{_safe(name)}</b><br>{_safe(words)}{bar}</div>'
+
+
+def _progress_words(progress: Progress, state: str, say: Translator) -> str:
+    words = []
+    if progress.percent is not None and (state == "done" or progress.done or progress.total):
+        words.append(f"{progress.percent:.0f} %")
+    if progress.total:
+        words.append(f"{progress.done}/{progress.total}")
+    if state == "running" and progress.eta_seconds is not None:
+        words.append(say("jobs.eta", time=_span(progress.eta_seconds)))
+    if state == "running" and progress.message:
+        words.append(retell(progress.message, say))
+    return ", ".join(words)
+
+
+def _usage(job: Job, say: Translator) -> list[tuple[str, str]]:
+    usage = job.usage()
+    if usage is None:
+        return []
+    rows = [(say("jobs.cpu"), f"{usage.cpu_percent:.0f} %"), (say("jobs.memory"), _bytes(usage.memory_bytes))]
+    if usage.gpu_percent is not None:
+        rows.append((say("jobs.gpu"), f"{usage.gpu_percent:.0f} %, {_bytes(usage.gpu_memory_bytes or 0)}"))
+    return rows
+
+
+def _result(result: dict[str, Any], say: Translator) -> list[tuple[str, str]]:
+    rows = {say(key): f"{result[name]:g}" for name, key in RESULTS.items() if isinstance(result.get(name), int | float)}
+    notes = result.get("notes")
+    if isinstance(notes, list) and notes:
+        rows[say("jobs.notes")] = " ".join(retell(str(note), say) for note in notes)
+    return list(rows.items())
+
+
+def _clock(job: Job) -> str:
+    from datetime import datetime
+
+    try:
+        return f"{datetime.fromtimestamp(job.config().created):%m-%d %H:%M:%S}"
+    except (UserError, OSError, ValueError):
+        return "-"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"
+
+
+def _safe(text: object) -> str:
+    return html.escape(str(text), quote=True)
