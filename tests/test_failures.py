@@ -23,7 +23,7 @@ def test_python_and_torch_words_for_a_full_memory_are_known() -> None:
 @pytest.mark.parametrize(
     ("remains", "code", "words"),
     [
-        (Remains("a", LOG), "job_vanished", "without a word"),
+        (Remains("a", LOG), "job_vanished", "was cut off"),
         (Remains("a", LOG, -9, ["50 %"]), "job_killed", "memory ran out"),
         (Remains("a", LOG, -9, ["MemoryError"]), "job_memory", "smaller batch"),
         (Remains("a", LOG, -11), "job_failed", "SIGSEGV"),

@@ -3,6 +3,7 @@
 Nothing is installed here: small stand-ins take the place of Python, pip and the page.
 """
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -205,7 +206,7 @@ def test_the_windows_script_has_windows_line_ends_in_a_checkout() -> None:
     assert "setup_environment.py" in script and "webui.py %*" in script
 
 
-def test_the_readme_names_only_flags_and_files_that_exist() -> None:
+def test_the_readme_names_only_flags_and_files_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", readme)
     assert [link for link in links if not (ROOT / link).exists()] == []
@@ -213,5 +214,9 @@ def test_the_readme_names_only_flags_and_files_that_exist() -> None:
         (ROOT / name).read_text(encoding="utf-8")
         for name in ("webui.py", "tools/synthesize.py", "tools/setup_environment.py", "tests/conftest.py")
     )
+    for name in set(re.findall(r"-m tools\.([a-z_]+)", readme)):
+        with pytest.raises(SystemExit):
+            importlib.import_module(f"tools.{name}").main(["--help"])
+        known += "".join(f'"{flag}"' for flag in re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
     flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", readme)) - {"--help", "--index-url", "--force-reinstall"}
     assert [flag for flag in sorted(flags) if f'"{flag}"' not in known] == []

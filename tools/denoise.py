@@ -33,7 +33,8 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     files = recordings_in(source, output)
     report = denoise_files(files, source, options, output, progress, arguments.fresh)
     progress.finish(dataclasses.asdict(report))
-    say(f"{report.files} files cleaned, {report.already} were there already: {report.folder}")
+    left_out = sum(report.rejected.values())
+    say(f"{report.files} files cleaned, {report.already} were there already, {left_out} left out: {report.folder}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -45,7 +45,8 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     separator = Separator(networks, device, options.overlap, tell)
     report = separate_files(files, source, separator, output, options.format, progress, arguments.fresh)
     progress.finish(dataclasses.asdict(report))
-    say(f"{report.files} files separated, {report.already} were there already: {report.vocals}")
+    left_out = sum(report.rejected.values())
+    say(f"{report.files} files separated, {report.already} were there already, {left_out} left out: {report.vocals}")
 
 
 def _parser() -> argparse.ArgumentParser:
