@@ -2,7 +2,7 @@
 
 An item is a target utterance, with or without other utterances of the same speaker before it as prompts (the
 zero-shot task itself). Whole utterances only: text and speech must stay together. Which prompts an item gets
-depends on (seed, epoch, index) alone, so the sampler can plan lengths without reading any codes.
+depends on its index alone, so the sampler can plan lengths without reading any codes.
 """
 
 from collections.abc import Sequence
@@ -52,8 +52,9 @@ class Row:
 class PromptDataset:
     """Utterances of several stores as rows of prompts and a target.
 
-    `get(index, rng)` takes indices beyond the number of utterances: index modulo that number is the target, so a
-    repeated target meets other prompts. Groups are `2 * language + (1 if prompted)`, see `group_name`.
+    `get(index, rng)` takes indices beyond the number of utterances: index modulo that number is the target, and the
+    index as a whole decides its prompts, so a repeated target meets others. Groups are
+    `2 * language + (1 if prompted)`, see `group_name`.
 
     Args:
         stores: folders of feature stores.
@@ -103,9 +104,9 @@ class PromptDataset:
         """Readable name of a group, for instance `en_pair`."""
         return f"{self.languages[group // 2]}_{'pair' if group % 2 else 'alone'}"
 
-    def choose(self, index: int, rng: np.random.Generator) -> list[int]:
-        """Utterances of row `index`, prompts first and target last. The first draws of `rng`."""
-        target = index % len(self)
+    def choose(self, index: int) -> list[int]:
+        """Utterances of row `index`, prompts first and target last."""
+        target, rng = index % len(self), np.random.default_rng(index)
         members = self._members[self.speaker_of[target]]
         if len(members) < 2 or rng.random() >= self.options.pair_ratio:
             return [target]
@@ -124,8 +125,8 @@ class PromptDataset:
         return sum(self._length(i) for i in chosen) - 1
 
     def get(self, index: int, rng: np.random.Generator) -> Row:
-        """Row `index`."""
-        chosen = self.choose(index, rng)
+        """Row `index`; `rng` decides which prompts lose their text."""
+        chosen = self.choose(index)
         drop = rng.random(len(chosen)) < self.options.text_drop
         parts = [self.part(i, bool(d)) for i, d in zip(chosen[:-1], drop[:-1], strict=True)]
         return self.row([*parts, self.part(chosen[-1])], chosen[-1])
@@ -190,9 +191,11 @@ class MixSampler:
         # Whole repeats always, the fraction by chance: on average exactly the weight.
         repeats = np.floor(self._weights + rng.random(total)).astype(int)
         targets = np.repeat(np.arange(total), repeats)
-        again = np.arange(len(targets)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        # A number of its own for every draw of every epoch, since it decides the prompts.
+        first = int(np.random.default_rng((self.seed, epoch, 1)).integers(1 << 40))
+        again = first + np.arange(len(targets)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
         indices = rng.permutation(targets + total * again)
-        widths = np.array([self._width(epoch, int(i)) for i in indices])
+        widths = np.array([self._width(int(i)) for i in indices])
         order = np.argsort(widths, kind="stable")  # like lengths together, in random order among equals
         batches, start = [], 0
         for end in range(1, len(order) + 1):
@@ -202,10 +205,8 @@ class MixSampler:
                 start = end
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def _width(self, epoch: int, index: int) -> int:
-        # The generator that the loader will hand to `get`.
-        chosen = self.dataset.choose(index, np.random.default_rng((self.seed, epoch, index)))
-        return -(-self.dataset.length(chosen) // self.pad_multiple) * self.pad_multiple
+    def _width(self, index: int) -> int:
+        return -(-self.dataset.length(self.dataset.choose(index)) // self.pad_multiple) * self.pad_multiple
 
 
 class Collate:
