@@ -6,6 +6,7 @@ told by number and time of birth, by the session (POSIX) and by a mark in their 
 
 import functools
 import os
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ MARK = "GPT_SOVITS2_JOB"
 POLL_SECONDS = 0.05
 LEFTOVER_SECONDS = 2.0  # what a job leaves behind may go by itself for so long
 CLOCK_SECONDS = 1.0  # create times of one process differ by less, of two with the same pid by more
+
+ENDED_EXITS = (-signal.SIGTERM, -getattr(signal, "SIGKILL", signal.SIGTERM), int(signal.SIGTERM))
+"""Exit codes of processes that `end_processes` made end; the last is that of Windows."""
 
 
 @dataclass(frozen=True)

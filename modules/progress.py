@@ -55,6 +55,7 @@ class StepProgress:
             self.folder.mkdir(parents=True, exist_ok=True)
             # A result of an earlier run in the same folder must not be taken for this run's.
             (self.folder / RESULT_NAME).unlink(missing_ok=True)
+            _forget_old_stop(self.folder / STOP_NAME)
             self._log = EventLog(self.folder)
             self._event("start", total=self.total)
         return self
@@ -285,6 +286,18 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     # Inside a JSON string, what backslashreplace makes of a lone surrogate is its JSON escape: it reads back.
     temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
     os.replace(temporary, path)
+
+
+def _forget_old_stop(path: Path) -> None:
+    """Remove a wish to stop that is older than this process: it was meant for an earlier run in the same folder.
+
+    A younger one stays, since it may have come while this process was still loading its libraries.
+    """
+    if path.exists():
+        from modules.processes import CLOCK_SECONDS, create_time
+
+        if path.stat().st_mtime < create_time(os.getpid()) - CLOCK_SECONDS:
+            path.unlink(missing_ok=True)
 
 
 def _line(done: int, total: int, left: float | None, message: str) -> str:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from modules.errors import UserError
 from modules.failures import error_lines, log_tail
-from modules.progress import RESULT_NAME, STOP_NAME, Progress, ProgressReader, write_json
+from modules.processes import ENDED_EXITS
+from modules.progress import RESULT_NAME, STOP_NAME, STOPPED_EXIT, Progress, ProgressReader, write_json
 from modules.training.events import EVENTS_NAME
 
 Resources = Literal["light", "heavy"]
@@ -98,8 +99,22 @@ class JobRecord:
         (self.folder / STOP_NAME).touch()
 
     def stop_was_asked(self) -> bool:
-        """Whether somebody wanted it to end, or it says that somebody did."""
-        return (self.folder / STOP_NAME).exists() or self._reader.read().stopped_by == "stop"
+        """Whether somebody wanted it to end; it may have ended for another reason before it heard of it."""
+        return (self.folder / STOP_NAME).exists()
+
+    def was_stopped(self, exit_code: int | None) -> bool:
+        """Whether it ended without a result because somebody wanted it to, and not by itself just then.
+
+        Args:
+            exit_code: of its process; None if nobody saw its end.
+        """
+        progress = self.progress()
+        if exit_code == STOPPED_EXIT or progress.stopped_by == "stop":
+            return True
+        if not self.stop_was_asked():
+            return False
+        unseen = exit_code is None and progress.error is None
+        return self.config().pid is None or exit_code in ENDED_EXITS or unseen
 
     def log_tail(self, lines: int = 40) -> list[str]:
         """The last lines of its log; of a line that was drawn over (a progress bar) only the last form."""

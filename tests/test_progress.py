@@ -1,6 +1,7 @@
 """A step's report: what is told can be read back, the last word is never lost, and every end has its name."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -181,3 +182,17 @@ def test_a_reader_counts_all_files_and_keeps_the_newest(tmp_path: Path) -> None:
         progress.update(1, files=[str(n) for n in range(MOST_FILES + 5)])
         seen = ProgressReader(tmp_path / "events.jsonl").read()
     assert (seen.file_count, len(seen.files), seen.files[-1]) == (MOST_FILES + 5, MOST_FILES, str(MOST_FILES + 4))
+
+
+def test_a_wish_to_stop_that_is_older_than_the_process_is_not_for_it(tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    stop.touch()
+    with StepProgress(tmp_path) as progress:
+        assert progress.should_stop(), "it may have come while the libraries were loading"
+        progress.finish({})
+    os.utime(stop, (1000, 1000))
+    with StepProgress(tmp_path) as progress:
+        assert not progress.should_stop() and not stop.exists()
+        stop.touch()
+        assert progress.should_stop()
+        progress.finish({})

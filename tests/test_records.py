@@ -38,7 +38,11 @@ def test_a_wish_to_stop_and_the_last_sign_of_life(tmp_path: Path) -> None:
     record.write(CONFIG)
     assert record.seconds() == 0.0 and record.result() is None and not record.stop_was_asked()
     record.ask_to_stop()
-    assert record.stop_was_asked()
+    assert record.stop_was_asked() and record.was_stopped(None), "it was never started"
+    record.write(replace(CONFIG, pid=7))
+    ended = {None: True, 3: True, -15: True, -9: True, 0: False, 1: False, 2: False, -11: False}
+    assert {code: record.was_stopped(code) for code in ended} == ended
+    record.write(CONFIG)
     os.utime(tmp_path / CONFIG_NAME, (500, 500))
     (tmp_path / LOG_NAME).write_text("first\nlast\n")
     os.utime(tmp_path / LOG_NAME, (900, 900))

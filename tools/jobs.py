@@ -37,7 +37,6 @@ from modules.processes import (
     find_leader,
     find_processes,
 )
-from modules.progress import STOPPED_EXIT
 from modules.records import CONFIG_NAME, LOG_NAME, JobConfig, JobRecord, Resources
 
 JobState = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -62,7 +61,7 @@ class Job(JobRecord):
                 return "running"
         if self.result() is not None:
             return "done"
-        return "stopped" if self.stop_was_asked() or self.exit_code() == STOPPED_EXIT else "failed"
+        return "stopped" if self.was_stopped(self.exit_code()) else "failed"
 
     def exit_code(self) -> int | None:
         """The exit code of a process that is gone; None where it was another app's child."""
@@ -110,7 +109,9 @@ class Job(JobRecord):
             config = self.config()
             if config.ended is not None:
                 return
-            self.ask_to_stop()
+            # Who has died already did not hear of it, and must not look as if it had.
+            if config.pid is None or find_leader(self._started()) is not None:
+                self.ask_to_stop()
             if config.pid is None:
                 self.write(replace(config, ended=time.time()))
         if not end_processes(self._started(), grace_seconds):
@@ -173,20 +174,24 @@ class JobStore:
             UserError: job_twice, jobs_locked.
         """
         with self._locked():
-            for job in self.jobs():
-                if job.config().work_key == work_key and job.state() in ("waiting", "running"):
-                    raise UserError(
-                        "job_twice",
-                        "{name} does this already (job {job}); wait for it or stop it first.",
-                        name=job.config().name,
-                        job=job.id,
-                    )
+            self.refuse_twice(work_key)
             folder = self._new_folder(name)
             argv = (*self.command, module, *map(str, arguments), "--job", str(folder))
             job = self._jobs[folder.name] = Job(self, folder)
             job.write(JobConfig(name, argv, work_key, resources, time.time()))
         self.pump()
         return job
+
+    def refuse_twice(self, work_key: str) -> None:
+        """Raise UserError job_twice, naming the job, if one that waits or runs does this work."""
+        for job in self.jobs():
+            if job.config().work_key == work_key and job.state() in ("waiting", "running"):
+                raise UserError(
+                    "job_twice",
+                    "{name} does this already (job {job}); wait for it or stop it first.",
+                    name=job.config().name,
+                    job=job.id,
+                )
 
     def jobs(self) -> list[Job]:
         """All jobs, newest first. A folder without a readable config.json is none."""

@@ -110,7 +110,11 @@ def _list_of(path: Path) -> Path:
         for name in LISTS_OF_A_FOLDER:
             if (path / name).is_file():
                 return path / name
-        raise UserError("manifest_missing", "There is no dataset list {file}.", file=str(path / LISTS_OF_A_FOLDER[0]))
+        raise UserError(
+            "manifest_missing",
+            "There is no dataset list {file}; check the path, or run the step that writes it.",
+            file=str(path / LISTS_OF_A_FOLDER[0]),
+        )
     return path
 
 

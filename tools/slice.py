@@ -4,7 +4,7 @@
     python -m tools.slice --input talk.m4a --output output/slices --method voice --max-seconds 10
 
 Clips, `clips.jsonl` and `rejected.jsonl` appear in the output folder. Run again after an interruption, only what is
-missing is made.
+missing is made. Clips of an earlier cut stay, for lists that name them, until --clean deletes them.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from modules.audio.slicing import Cut, SliceOptions, check
+from modules.corpus.journal import refuse_other_step
 from modules.data.clips import (
     MANIFEST_NAME,
     REJECTED_NAME,
@@ -72,11 +73,13 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     speaker = arguments.speaker or (root.resolve().name if root.is_dir() else root.stem)
     started = time.monotonic()
     try:
+        refuse_other_step("slice", output)
         journal = SliceJournal(output)
+        sources = journal.name(sources)
         tasks, records = _plan(sources, options, journal)
         already = len(records)
         _work(tasks, records, arguments.processes, journal, progress)
-        utterances = write_results(output, [records[source] for source in sources], speaker)
+        written = write_results(output, [records[source] for source in sources], speaker, arguments.clean)
         journal.close()
     except OSError as cause:
         raise UserError(
@@ -86,6 +89,12 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
             cause=cause,
         ) from cause
     elapsed = max(time.monotonic() - started, 1e-6)
+    notes = list(written.notes)
+    if written.earlier:
+        notes.append(
+            f"{len(written.earlier)} clips of earlier runs stay in the folder, for lists that name them, "
+            f"but are not in {MANIFEST_NAME}; --clean deletes them."
+        )
     read_seconds = sum(records[task.source].seconds for task in tasks)
     result = {
         "manifest": str(output / MANIFEST_NAME),
@@ -93,13 +102,18 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         "files": len(sources),
         "files_rejected": sum(bool(record.reason) for record in records.values()),
         "files_already_done": already,
-        "clips": len(utterances),
-        "clip_seconds": round(sum(utterance.seconds for utterance in utterances), 2),
+        "clips": len(written.utterances),
+        "clip_seconds": round(sum(utterance.seconds for utterance in written.utterances), 2),
+        "earlier_clips": len(written.earlier),
+        "kept": [str(path) for path in written.kept],
+        "notes": notes,
         "read_seconds": round(read_seconds, 2),
         "times_real_time": round(read_seconds / elapsed, 1),
     }
     say("{clips} clips, {clip_seconds} s, from {files} recordings; {files_rejected} left out".format(**result))
     say(f"{read_seconds:.1f} s of sound in {elapsed:.1f} s: {read_seconds / elapsed:.1f} times real time")
+    for note in notes:
+        say(note)
     progress.finish(result)
 
 
@@ -149,7 +163,10 @@ def _sources(root: Path, output: Path) -> list[Source]:
     paths = [path for path in list_audio(root) if path == root or not path.resolve().is_relative_to(inside)]
     if not paths:
         raise UserError(
-            "audio_none_found", "There is no audio or video file in {folder} or its subfolders.", folder=str(root)
+            "audio_none_found",
+            "There is no audio or video file in {folder} or its subfolders; choose another folder, or convert the "
+            "recordings to wav or flac.",
+            folder=str(root),
         )
     return name_sources(paths, root)
 
@@ -217,6 +234,9 @@ def _parser() -> argparse.ArgumentParser:
         "--processes", type=int, default=min(USUAL_PROCESSES, os.cpu_count() or 1),
         help="recordings cut at the same time",
     )  # fmt: skip
+    parser.add_argument(
+        "--clean", action="store_true", help="delete clips of earlier runs that clips.jsonl does not name"
+    )
     parser.add_argument("--job", type=Path, help="run folder that progress is reported to")
     add_options(parser.add_argument_group("how to cut"), SliceOptions, show_defaults=False)
     return parser

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from modules.corpus.journal import refuse_other_step
 from modules.corpus.outputs import no_recordings, without_results
 from modules.corpus.recognition import RecognitionOptions, Recognizer
-from modules.corpus.transcribing import clips_of, transcribe_clips
+from modules.corpus.transcribing import check_targets, clips_of, transcribe_clips
 from modules.corpus.whisper_models import find_whisper_model
 from modules.data.manifest import Utterance, read_manifest
 from modules.data.sources import clean_path, list_audio
@@ -38,6 +39,9 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     options = options_from(arguments, RecognitionOptions)
     source, output = clean_path(arguments.input), clean_path(arguments.output)
     items, name = _clips(source, output, arguments.speaker)
+    name = arguments.name or name
+    check_targets(source, output, name)
+    refuse_other_step("transcribe", output)
     progress.update(0, len(items))
 
     def tell(text: str) -> None:
@@ -46,26 +50,36 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
 
     folder = find_whisper_model(options.model, clean_path(arguments.models), tell)
     recognizer = Recognizer(folder, options, tell)
-    report = transcribe_clips(items, recognizer, options, output, arguments.name or name, progress, arguments.fresh)
+    report = transcribe_clips(items, recognizer, options, output, name, progress, arguments.fresh)
     progress.finish(dataclasses.asdict(report))
     languages = ", ".join(f"{name} {count}" for name, count in report.languages.items())
     say(f"{report.clips} clips, {report.seconds:.0f} s ({languages or 'no language'}): {report.list}")
     for reason, count in report.rejected.items():
         say(f"left out for {reason}: {count}")
+    for path in report.kept:
+        say(f"edited since the last run, kept: {path}")
 
 
 def _clips(source: Path, output: Path, speaker: str) -> tuple[list[Utterance], str]:
-    """The clips of a list, a folder or a file, and the name of the list to be written."""
+    """The clips of a list, a folder or a file, and the name of the list to be written.
+
+    Of a folder of the slicer's, only the clips that its list names are taken, not those of earlier cuts.
+    """
+    told = source / _CLIPS_NAME
     if source.is_file() and source.suffix.lower() in _LISTS:
         rows = read_manifest(source)
         folder = source.absolute().parent
         items = [dataclasses.replace(row, speaker=speaker or row.speaker or folder.name) for row in rows]
         name = source.stem if source.suffix.lower() == ".list" else folder.name
+    elif told.is_file():
+        rows = read_manifest(told)
+        folder, name = source.absolute(), source.absolute().name
+        without_results([], source, output)
+        items = clips_of(folder, [Path(row.audio) for row in rows], rows, speaker)
     else:
         files = without_results(list_audio(source), source, output)
         folder = source.absolute() if source.is_dir() else source.absolute().with_suffix("")
-        told = source / _CLIPS_NAME
-        items = clips_of(folder, files, read_manifest(told) if told.is_file() else [], speaker)
+        items = clips_of(folder, files, [], speaker)
         name = folder.name
     if not items:
         raise no_recordings(source)

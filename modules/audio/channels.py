@@ -13,7 +13,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from modules.audio.io import decode, empty, finite, to_pcm16
+from modules.audio.io import decode, empty, finite, to_mono, to_pcm16
+from modules.errors import UserError
 
 FORMATS = ("wav", "flac", "mp3", "m4a")
 _MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
@@ -37,12 +38,18 @@ def read_channels(path: str | Path) -> tuple[np.ndarray, int]:
 def write_channels(path: Path, wav: np.ndarray, sample_rate: int) -> None:
     """Write wav [C, S] (-1 to 1, clipped beyond) in the format that the suffix names, one of `FORMATS`.
 
-    wav and flac are 16-bit; mp3 and m4a know no rates above 48 kHz and few others, so they may be resampled. The file
-    appears whole or not at all, and missing folders are made.
+    wav and flac are 16-bit; mp3 and m4a know no rates above 48 kHz and few others, so they may be resampled, and more
+    than two channels become one. The file appears whole or not at all, and missing folders are made.
+
+    Raises:
+        UserError: audio_unwritable: the format cannot hold this sound.
+        OSError: nothing can be written there.
     """
     kind = path.suffix.lower().lstrip(".")
     if kind not in FORMATS:
         raise ValueError(f"{path.name} does not end in one of {FORMATS}")
+    if kind in _ENCODERS and len(wav) > 2:
+        wav = to_mono(wav.T)[None]
     if kind in _ENCODERS and sample_rate not in _MPEG_RATES:
         rate = min((rate for rate in _MPEG_RATES if rate >= sample_rate), default=_MPEG_RATES[-1])
         wav, sample_rate = soxr.resample(np.ascontiguousarray(wav.T), sample_rate, rate).T, rate
@@ -51,7 +58,17 @@ def write_channels(path: Path, wav: np.ndarray, sample_rate: int) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}.", suffix=path.suffix)
     try:
         with os.fdopen(handle, "wb") as file:
-            _encode(file, pcm, sample_rate, kind)
+            try:
+                _encode(file, pcm, sample_rate, kind)
+            except (RuntimeError, ValueError, OverflowError, av.error.FFmpegError) as cause:
+                raise UserError(
+                    "audio_unwritable",
+                    "{file} cannot be written ({channels} channels at {rate} Hz: {cause}); choose another format.",
+                    file=str(path),
+                    channels=pcm.shape[1],
+                    rate=sample_rate,
+                    cause=" ".join(str(cause).split())[:200],
+                ) from cause
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the result from other users
         os.replace(temporary, path)
     except BaseException:

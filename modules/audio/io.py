@@ -158,7 +158,9 @@ def finite(samples: np.ndarray) -> np.ndarray:
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise UserError("audio_missing", "There is no audio file {file}.", file=str(path))
+        raise UserError(
+            "audio_missing", "There is no audio file {file}; check the path, or restore the file.", file=str(path)
+        )
     if path.stat().st_size == 0:
         raise empty(path)
 
@@ -173,7 +175,9 @@ def _unreadable(path: Path) -> UserError:
 
 def empty(path: Path) -> UserError:
     """The error of a file without samples."""
-    return UserError("audio_empty", "{file} holds no sound.", file=str(path))
+    return UserError(
+        "audio_empty", "{file} holds no sound; record or export it again, or leave it out.", file=str(path)
+    )
 
 
 def decode(path: Path) -> Decoded:

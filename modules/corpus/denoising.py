@@ -125,9 +125,10 @@ def denoise_files(
 
     Raises:
         Stopped: asked for by `progress`, also in the middle of a file; finished files stay.
+        UserError: output_of_other_step.
     """
-    targets = mirrored(files, root, f".{options.format}")
-    results = Results(output, str(sorted(asdict(options).items())), progress, fresh)
+    results = Results("denoise", output, [output], str(sorted(asdict(options).items())), progress, fresh)
+    targets = results.claim(files, mirrored(files, root, f".{options.format}"))
     seconds = 0.0
     for number, (file, target) in enumerate(zip(files, targets)):
 

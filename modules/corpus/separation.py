@@ -188,12 +188,13 @@ def separate_files(
 
     Raises:
         Stopped: asked for by `progress`, also in the middle of a file; finished files stay.
-        UserError: separation_failed when no readable file could be separated.
+        UserError: separation_failed when no readable file could be separated; output_of_other_step.
     """
-    targets = mirrored(files, root, f".{format}")
     lengths = [_seconds(file) for file in files]
     total, before = max(1, round(sum(lengths))), 0.0
-    results = Results(output, separator.identity, progress, fresh)
+    kinds = [output / kind for kind in (VOCALS, ACCOMPANIMENT)]
+    results = Results("separate", output, kinds, separator.identity, progress, fresh)
+    targets = results.claim(files, mirrored(files, root, f".{format}"))
     for number, (file, target, seconds) in enumerate(zip(files, targets, lengths), start=1):
         place = f"{number}/{len(files)} {file.name}"
 
@@ -203,7 +204,7 @@ def separate_files(
             progress.update(round(before + share * seconds), total, f"{place} {100 * share:.0f} %")
 
         tick(0.0)
-        outputs = [output / kind / target for kind in (VOCALS, ACCOMPANIMENT)]
+        outputs = [kind / target for kind in kinds]
         work = functools.partial(_separate_file, separator, file, outputs, tick)
         results.make(file, target.as_posix(), outputs, work)
         before += seconds

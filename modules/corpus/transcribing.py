@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from modules.corpus.journal import Journal, content_key
+from modules.corpus.journal import JOURNAL_NAME, Journal, content_key
 from modules.corpus.outputs import REJECTED_NAME, write_rejected
 from modules.corpus.recognition import (
     RATE_HZ,
@@ -25,6 +25,7 @@ from modules.corpus.recognition import (
     list_language,
 )
 from modules.data.manifest import Utterance, write_list, write_manifest
+from modules.data.own_lists import OwnLists
 from modules.errors import Stopped, UserError
 from modules.progress import StepProgress
 
@@ -37,7 +38,6 @@ REPEATED = "repeated phrase"
 FAILED = "recognition failed"
 
 MANIFEST_NAME = "manifest.jsonl"
-JOURNAL_NAME = "journal.jsonl"
 _JUDGED_SECONDS = 3.0
 _SHORTEST_SECONDS = 0.1
 _SILENT_PEAK = 1e-4
@@ -49,7 +49,11 @@ _LOOP_SHARE = 0.6
 
 @dataclass(frozen=True)
 class TranscribeReport:
-    """What a run made: paths of the lists, counts, reasons with their counts, and what the user should know."""
+    """What a run made: paths of the lists, counts, reasons with their counts, and what the user should know.
+
+    Args:
+        kept: lists of the same names that somebody had edited, under their new names.
+    """
 
     manifest: Path
     list: Path
@@ -58,6 +62,7 @@ class TranscribeReport:
     rejected: dict[str, int]
     languages: dict[str, int]
     notes: tuple[str, ...] = ()
+    kept: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,15 +126,17 @@ def transcribe_clips(
 ) -> TranscribeReport:
     """Recognise clips and write `manifest.jsonl`, `{name}.list`, `rejected.jsonl` and the journal into `output`.
 
+    Lists of an earlier run are replaced, unless somebody edited them: then they are kept under another name.
+
     Args:
         items: clips; their text and language are replaced, everything else is kept.
         fresh: forget what an earlier run heard.
 
     Raises:
         Stopped: asked for by `progress`; what was heard so far stays in the journal.
-        UserError: of the model; asr_all_failed when every clip made it fail.
+        UserError: of the model; asr_all_failed when every clip made it fail; output_of_other_step.
     """
-    journal = Journal(output / JOURNAL_NAME, fresh)
+    journal = Journal(output / JOURNAL_NAME, fresh, "transcribe")
     good: list[Utterance] = []
     rejected: list[dict[str, Any]] = []
     failed = 0
@@ -170,20 +177,33 @@ def _write(
     listed = [one for one in good if "|" not in one.audio + one.speaker]
     if len(listed) < len(good):
         notes.append(f'{len(good) - len(listed)} clips have a "|" in their path or speaker and are not in {name}.list.')
-    write_manifest(output / MANIFEST_NAME, good)
-    write_list(
-        output / f"{name}.list", [dataclasses.replace(one, language=list_language(one.language)) for one in listed]
-    )
+    tagged = [dataclasses.replace(one, language=list_language(one.language)) for one in listed]
+    lists = OwnLists(output)
+    manifest = lists.write(MANIFEST_NAME, lambda path: write_manifest(path, good))
+    list_path = lists.write(f"{name}.list", lambda path: write_list(path, tagged))
     write_rejected(output / REJECTED_NAME, rejected)
     return TranscribeReport(
-        manifest=output / MANIFEST_NAME,
-        list=output / f"{name}.list",
+        manifest=manifest,
+        list=list_path,
         clips=len(good),
         seconds=round(sum(one.seconds for one in good), 3),
         rejected=dict(Counter(str(row["reason"]).split(":")[0] for row in rejected)),
         languages=dict(Counter(list_language(one.language) for one in good)),
-        notes=tuple(notes),
+        notes=(*notes, *lists.notes()),
+        kept=tuple(lists.kept),
     )
+
+
+def check_targets(source: Path, output: Path, name: str) -> None:
+    """Refuse to write over the list that the clips come from. Raises UserError transcribe_over_input."""
+    for target in (output / each for each in (MANIFEST_NAME, f"{name}.list", REJECTED_NAME, JOURNAL_NAME)):
+        if target.exists() and source.exists() and target.samefile(source):
+            raise UserError(
+                "transcribe_over_input",
+                "The result would replace {file}, which is to be read; choose another output folder or another name "
+                "(--name).",
+                file=str(source),
+            )
 
 
 def _outcomes(
@@ -204,29 +224,39 @@ def _outcomes(
         group = items[start : start + options.batch_size]
         keys = [_key(item, identity) for item in group]
         known = [journal.get(key) if key else None for key in keys]
-        if all(known):
-            outcomes = [_restore(result) for result in known if result]
+        # What cannot be read needs no recognition, and would else have its batch heard again in every run.
+        read = [_load(item) if result is None else None for item, result in zip(group, known)]
+        if not any(isinstance(one, np.ndarray) for one in read):
+            outcomes = [one or _restore(result or {}) for one, result in zip(read, known)]
         else:
-            outcomes = _recognize(group, recognizer, options)
+            wavs = [_load(item) if one is None else one for item, one in zip(group, read)]
+            outcomes = _recognize(wavs, recognizer, options)
             for key, outcome, before in zip(keys, outcomes, known):
                 if key and before is None and not outcome.reason.startswith((UNREADABLE, FAILED)):
                     journal.add(key, _keep(outcome))
         yield from zip(group, outcomes)
 
 
-def _recognize(group: Sequence[Utterance], recognizer: Recognizer, options: RecognitionOptions) -> list[_Outcome]:
+def _load(item: Utterance) -> np.ndarray | _Outcome:
+    """The clip's sound [S], or why it cannot be read."""
     from modules.audio.io import read
 
-    outcomes: list[_Outcome | None] = [None] * len(group)
+    try:
+        return read(item.audio, RATE_HZ).numpy()
+    except UserError as cause:
+        return _Outcome(None, f"{UNREADABLE}: {' '.join(str(cause).split())}")
+    except OSError as cause:
+        return _Outcome(None, f"{UNREADABLE}: {cause}")
+
+
+def _recognize(
+    clips: Sequence[np.ndarray | _Outcome], recognizer: Recognizer, options: RecognitionOptions
+) -> list[_Outcome]:
+    outcomes: list[_Outcome | None] = [None] * len(clips)
     wavs: dict[int, np.ndarray] = {}
-    for i, item in enumerate(group):
-        try:
-            wav = read(item.audio, RATE_HZ).numpy()
-        except UserError as cause:
-            outcomes[i] = _Outcome(None, f"{UNREADABLE}: {' '.join(str(cause).split())}")
-            continue
-        except OSError as cause:
-            outcomes[i] = _Outcome(None, f"{UNREADABLE}: {cause}")
+    for i, wav in enumerate(clips):
+        if isinstance(wav, _Outcome):
+            outcomes[i] = wav
             continue
         too_quiet = len(wav) < _SHORTEST_SECONDS * RATE_HZ or float(np.abs(wav).max()) < _SILENT_PEAK
         if too_quiet or (options.find_speech and not has_voice(wav)):
@@ -267,7 +297,7 @@ def _restore(result: dict[str, Any]) -> _Outcome:
 
 
 def clips_of(folder: Path, files: Sequence[Path], rows: Sequence[Utterance], speaker: str) -> list[Utterance]:
-    """Utterances of the sound files of a folder; what `rows` (its clips.jsonl) tell of a file is kept.
+    """Utterances of the sound files of a folder; what `rows` tell of a file is kept.
 
     Args:
         speaker: name of the voice; empty keeps that of the row, or takes the folder's name.

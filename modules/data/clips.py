@@ -6,13 +6,18 @@ decides what need not be made again).
 
 `origin` is the recording's name without its suffix. Recordings that share a name, in different folders or with
 different suffixes, all get the first 8 hex digits of the SHA-256 of their path below the input folder appended:
-`take1-5e884898`. So a name depends on the input alone and not on the order of work.
+`take1-5e884898`. So a name depends on the input alone and not on the order of work. A name that the output folder has
+given to another recording before is not given again (`SliceJournal.name`).
+
+Clips of earlier cuts and of other recordings stay in the folder, because lists may name them. `clips.jsonl` does not,
+and they are marked (`modules.data.earlier`), so that no step takes them for recordings.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +32,9 @@ from modules.audio.io import read, write
 from modules.audio.loudness import normalize
 from modules.audio.slicing import Cut, SliceOptions, blend_peak, check, find_cuts
 from modules.config import to_dict
+from modules.data.earlier import mark_earlier
 from modules.data.manifest import Utterance, write_manifest, write_whole
+from modules.data.own_lists import OwnLists
 from modules.errors import UserError
 
 SAMPLE_RATE = 32000
@@ -37,6 +44,7 @@ _VERSION = 1
 """Counted up when the same options come to make other clips, so that old ones are made anew."""
 _LONGEST_ORIGIN_BYTES = 180
 _WAV_HEADER_BYTES = 44
+_CLIP_NAME = re.compile(r".+_\d{10}_\d{10}\.wav", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -175,6 +183,24 @@ class SliceJournal:
                 continue  # a kill cut this line short
             self.records[record.source] = record
 
+    def name(self, sources: Sequence[Source]) -> list[Source]:
+        """The sources with origins that no other recording has had in this folder.
+
+        One that was sliced into it before keeps its origin. A new one gets, where its origin is taken, the first 8 hex
+        digits of the SHA-256 of its absolute path appended.
+        """
+        owners = Counter(_folded(record.origin) for record in self.records.values())
+        named = []
+        for source in sources:
+            path, origin = _absolute(source.path), source.origin
+            earlier = self.records.get(path)
+            if earlier is not None and owners[_folded(earlier.origin)] == 1:
+                origin = earlier.origin
+            elif owners[_folded(origin)]:
+                origin = f"{origin}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+            named.append(dataclasses.replace(source, origin=origin))
+        return named
+
     def known(self, source: Source, options: SliceOptions) -> SliceRecord | None:
         """What an earlier run found in the same unchanged recording under the same name with the same options."""
         earlier = self.records.get(_absolute(source.path))
@@ -194,11 +220,7 @@ class SliceJournal:
             self._append(dataclasses.replace(earlier, options=""))
 
     def add(self, record: SliceRecord) -> None:
-        """Remember a recording that is done, and remove clips that earlier options made from it."""
-        earlier = self.records.get(record.source)
-        if earlier is not None:
-            for name in set(earlier.clip_names()) - set(record.clip_names()):
-                (self.output / name).unlink(missing_ok=True)
+        """Remember a recording that is done."""
         self._append(record)
 
     def close(self) -> None:
@@ -213,8 +235,29 @@ class SliceJournal:
         self._cut_short = False
 
 
-def write_results(output: Path, records: Sequence[SliceRecord], speaker: str) -> list[Utterance]:
-    """Write the manifest and the list of rejected files of a whole run, in the order given; returns the rows."""
+@dataclass(frozen=True)
+class SliceResults:
+    """What a run leaves in its folder.
+
+    Args:
+        utterances: rows of the manifest.
+        earlier: clips of earlier cuts or of other recordings, that the manifest does not name.
+        kept: a manifest that somebody had edited, under its new name.
+        notes: what a person should know of it.
+    """
+
+    utterances: list[Utterance]
+    earlier: list[Path]
+    kept: list[Path]
+    notes: list[str]
+
+
+def write_results(output: Path, records: Sequence[SliceRecord], speaker: str, clean: bool = False) -> SliceResults:
+    """Write the manifest and the list of rejected files of a whole run, in the order given.
+
+    Args:
+        clean: delete the clips that the manifest does not name.
+    """
     utterances = [
         Utterance(
             audio=str(output.absolute() / name),
@@ -228,10 +271,17 @@ def write_results(output: Path, records: Sequence[SliceRecord], speaker: str) ->
         for cut, name in zip(record.cuts, record.clip_names())
     ]
     output.mkdir(parents=True, exist_ok=True)
-    write_manifest(output / MANIFEST_NAME, utterances)
+    lists = OwnLists(output)
+    lists.write(MANIFEST_NAME, lambda path: write_manifest(path, utterances))
     refused = ({"file": record.source, "reason": record.reason} for record in records if record.reason)
     write_whole(output / REJECTED_NAME, (_line(row) for row in refused))
-    return utterances
+    names = {name for record in records for name in record.clip_names()}
+    earlier = sorted(path for path in output.iterdir() if _CLIP_NAME.fullmatch(path.name) and path.name not in names)
+    if clean:
+        for path in earlier:
+            path.unlink(missing_ok=True)
+    mark_earlier(output, [path.name for path in earlier])
+    return SliceResults(utterances, [] if clean else earlier, lists.kept, lists.notes())
 
 
 def _unsliced(source: Source, options: SliceOptions) -> SliceRecord:

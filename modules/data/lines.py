@@ -16,7 +16,7 @@ from modules.errors import UserError
 _BLOCK_BYTES = 1 << 20
 _BOM = "\ufeff".encode()
 _ENDING = re.compile(rb"(\r\n|\n|\r)")
-_INVISIBLE = "\ufeff\u200e\u200f\u202a\u202b\u202c"
+INVISIBLE = "\ufeff\u200e\u200f\u202a\u202b\u202c"
 """Marks that copying a path from a dialog of Windows, or joining two files, leaves in a line."""
 
 
@@ -89,7 +89,11 @@ class ListFile:
         self.first = first
         self.head, self.newline, self.lines = b"", b"", 0
         if not self.content.is_file():
-            raise UserError("manifest_missing", "There is no dataset list {file}.", file=str(self.path))
+            raise UserError(
+                "manifest_missing",
+                "There is no dataset list {file}; check the path, or run the step that writes it.",
+                file=str(self.path),
+            )
 
     def __iter__(self) -> Iterator[SourceRow | Problem]:
         self.head, self.newline, self.lines = b"", b"", 0
@@ -136,7 +140,7 @@ class ListFile:
             return Problem(str(self.path), line, reason, data, fatal=True)
 
         try:
-            text = data.decode("utf-8").lstrip(_INVISIBLE)
+            text = data.decode("utf-8").lstrip(INVISIBLE)
         except UnicodeDecodeError:
             return reject(UserError("line_encoding", "The line is not UTF-8 text; save the list as UTF-8."))
         if self._kind is None:
@@ -180,7 +184,7 @@ class ListFile:
 
 def unquoted(path: str) -> str:
     """A path without invisible marks, spaces around it, or quotes that enclose it."""
-    path = path.strip().strip(_INVISIBLE).strip()
+    path = path.strip().strip(INVISIBLE).strip()
     if len(path) > 2 and path[0] == path[-1] and path[0] in "\"'":
         return path[1:-1]
     return path

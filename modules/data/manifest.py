@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -72,7 +73,11 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError("manifest_missing", "There is no dataset list {file}.", file=str(path))
+        raise UserError(
+            "manifest_missing",
+            "There is no dataset list {file}; check the path, or run the step that writes it.",
+            file=str(path),
+        )
     raw = path.read_bytes()
     try:
         content = raw.decode("utf-8-sig")
@@ -94,7 +99,11 @@ def read_manifest(path: str | Path) -> list[Utterance]:
             utterance = parse(line)
         except ValueError as cause:
             raise UserError(
-                "manifest_line", "{file}, line {line}: {defect}.", file=str(path), line=number, defect=str(cause)
+                "manifest_line",
+                "{file}, line {line}: {defect}. Correct that line, or delete it, and try again.",
+                file=str(path),
+                line=number,
+                defect=str(cause),
             ) from cause
         if utterance is not None:
             utterances.append(dataclasses.replace(utterance, audio=resolve_audio(utterance.audio, path.parent)))
@@ -115,21 +124,37 @@ def write_list(path: str | Path, utterances: Iterable[Utterance]) -> None:
     Line breaks become spaces, and so does "|" in the text, because readers of this format cut at every one.
 
     Raises:
-        UserError: manifest_separator if a path, speaker or language contains "|".
+        UserError: manifest_separator if a path, speaker or language contains "|", manifest_line_break for a path with
+            a line break.
     """
     write_whole(path, ((_list_line(item) + "\n").encode() for item in utterances))
 
 
 def _list_line(item: Utterance) -> str:
-    for value in (item.audio, item.speaker, item.language):
+    fields = listed_fields(item.audio, item.speaker, item.language)
+    return "|".join((*fields, " ".join(item.text.replace("|", " ").splitlines())))
+
+
+def listed_fields(audio: str, speaker: str, language: str) -> tuple[str, str, str]:
+    """The first three fields of a `.list` line; only what readers cut at counts as a line break.
+
+    Raises:
+        UserError: manifest_separator, manifest_line_break (an audio path, which would name no file without it).
+    """
+    if re.search(r"[\r\n]", audio):
+        raise UserError(
+            "manifest_line_break",
+            "A .list file cannot hold {value} because of the line break in the name; rename the file, or write .jsonl.",
+            value=repr(audio),
+        )
+    for value in (audio, speaker, language):
         if "|" in value:
             raise UserError(
                 "manifest_separator",
                 'A .list file cannot hold "{value}" because "|" separates its fields; rename it.',
                 value=value,
             )
-    fields = (item.audio, item.speaker, item.language, item.text.replace("|", " "))
-    return "|".join(" ".join(field.splitlines()) for field in fields)
+    return audio, *(" ".join(re.split(r"[\r\n]+", value)) for value in (speaker, language))
 
 
 def write_whole(path: str | Path, chunks: Iterable[bytes]) -> None:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.data.lines import ListFile, Problem, SourceRow, unquoted
+from modules.data.lines import INVISIBLE, ListFile, Problem, SourceRow, unquoted
 from modules.data.manifest import (
     FIELD_NAMES,
     ListKind,
     Utterance,
     list_kind,
+    listed_fields,
     relative_audio,
     resolve_audio,
     write_whole,
@@ -207,7 +208,7 @@ def write_back(path: str | Path, checked: Checked, utterances: Sequence[Utteranc
     """Write the usable lines to `path` and put the others into files beside it; see `write_rows`.
 
     Args:
-        path: ends in .list, .txt, .jsonl or .json, or has no suffix; may be the list that was checked.
+        path: ends in .list, .txt, .jsonl or .json; may be the list that was checked, also if that has no suffix.
         checked: what was found.
         utterances: what the rows of `checked` shall hold now, where some were edited; as many, in the same order.
 
@@ -216,7 +217,8 @@ def write_back(path: str | Path, checked: Checked, utterances: Sequence[Utteranc
     """
     wanted = checked.utterances if utterances is None else utterances
     rows = zip(wanted, checked.rows, strict=True)
-    return write_rows(path, rows, checked.rejected, checked.head, checked.newline)
+    opened = sorted({item.file for item in (*checked.rows, *checked.problems)})
+    return write_rows(path, rows, checked.rejected, checked.head, checked.newline, opened=opened)
 
 
 def write_rows(
@@ -225,8 +227,10 @@ def write_rows(
     rejected: Sequence[Problem] = (),
     head: bytes = b"",
     newline: bytes = b"\n",
+    *,
+    opened: Sequence[str | Path] = (),
 ) -> Path | None:
-    """Write a list, whole or not at all.
+    """Write a list, whole or not at all. Where the path is a link, the file that it leads to is replaced.
 
     A row that is as its line has it, in the same format, is written with that line's very bytes. Another row is
     written anew: fields without spaces around them or line breaks inside, the audio as the line spelled it, or by
@@ -234,25 +238,43 @@ def write_rows(
     folder). Members of a JSON line that are unknown here stay.
 
     Args:
-        path: ends in .list, .txt, .jsonl or .json, or has no suffix.
+        path: ends in .list, .txt, .jsonl or .json, or is an opened list without a suffix.
         rows: utterances with the line that each came from, None for a new one.
         rejected: their lines are appended to `{path}.rejected.txt` as found, and to `{path}.rejected.jsonl` with file,
             line, code, fields, reason and raw, before the list is written; lines that stand there are not repeated.
         head: what the list begins with; used where the first row keeps its format.
         newline: the line ending of new rows.
+        opened: the lists that the rows came from.
 
     Returns:
         `{path}.rejected.txt`, or None when nothing was rejected.
 
     Raises:
-        UserError: list_format (a name that is no list's), manifest_separator ("|" in a field that cannot have it).
+        UserError: list_format (a name that is no list's), manifest_separator ("|" in a field that cannot have it),
+            manifest_line_break (an audio path with one).
     """
     path = Path(path)
-    if path.suffix.lower() not in ("", ".list", ".txt", ".jsonl", ".json"):
-        raise UserError("list_format", "{file} must end in .list, .txt or .jsonl; choose another name.", file=str(path))
+    check_list_name(path, opened)
     kept = _keep_rejected(path, rejected) if rejected else None
-    write_whole(path, list_chunks(path, rows, head, newline))
+    write_whole(os.path.realpath(path), list_chunks(path, rows, head, newline))
     return kept
+
+
+def check_list_name(path: Path, opened: Sequence[str | Path] = ()) -> None:
+    """Refuse to write a list under a name that other files have, such as .bashrc. Raises UserError list_format.
+
+    Args:
+        path: where a list is to be written.
+        opened: lists that are known to be some; they may have no suffix.
+    """
+    suffix = path.suffix.lower()
+    known = not suffix and os.path.realpath(path) in {os.path.realpath(source) for source in opened}
+    if not known and suffix not in (".list", ".txt", ".jsonl", ".json"):
+        raise _list_format(path)
+
+
+def _list_format(path: Path) -> UserError:
+    return UserError("list_format", "{file} must end in .list, .txt or .jsonl; choose another name.", file=str(path))
 
 
 def rejected_notes(path: Path) -> Path:
@@ -263,13 +285,15 @@ def rejected_notes(path: Path) -> Path:
 def list_chunks(
     path: Path, rows: Iterable[tuple[Utterance, SourceRow | None]], head: bytes, newline: bytes
 ) -> Iterator[bytes]:
-    """The bytes that `write_rows` writes, in pieces."""
+    """The bytes that `write_rows` writes, in pieces. Raises UserError as `write_rows` does."""
     kind: ListKind | None = None
     ended = True
     for utterance, origin in rows:
         if kind is None:
             first_line = origin.data.decode("utf-8", "replace") if origin is not None else ""
             kind = list_kind(path, first_line)
+            if kind == "table":
+                raise _list_format(path)  # one without a suffix; tables are only read
             if origin is not None and origin.kind == kind:
                 yield head
         same_kind = origin is not None and origin.kind == kind
@@ -303,20 +327,13 @@ def _list_line(utterance: Utterance, origin: SourceRow | None, path: Path) -> st
     audio = _whole_path(utterance.audio)
     if origin is not None and _finds(origin.named, utterance.audio, path):
         audio = origin.named
-    fields = [" ".join(re.split(r"[\r\n]+", field)).strip() for field in (audio, utterance.speaker, utterance.language)]
-    for value in fields:
-        if "|" in value:
-            raise UserError(
-                "manifest_separator",
-                'A .list file cannot hold "{value}" because "|" separates its fields; rename it.',
-                value=value,
-            )
+    fields = [field.strip() for field in listed_fields(audio, utterance.speaker, utterance.language)]
     # Readers that cut at every "|" will not like one in the text, but it is what the person wrote.
     return "|".join([*fields, " ".join(re.split(r"[\r\n]+", utterance.text)).strip()])
 
 
 def _json_line(utterance: Utterance, origin: SourceRow | None, path: Path) -> str:
-    extra = json.loads(origin.data.decode().lstrip("\ufeff")) if origin is not None and origin.kind == "json" else {}
+    extra = json.loads(origin.data.decode().lstrip(INVISIBLE)) if origin is not None and origin.kind == "json" else {}
     known = dataclasses.asdict(utterance)
     known["audio"] = relative_audio(_whole_path(utterance.audio), path.parent.absolute())
     others = {name: value for name, value in extra.items() if name not in FIELD_NAMES}

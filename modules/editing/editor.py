@@ -4,7 +4,6 @@ Audio is never changed: merging and splitting write new files into the work fold
 counts as made, and is made again when the dataset is next opened.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any, Literal, Self
 
 from modules.data.lines import Problem, SourceRow
 from modules.data.manifest import Utterance
-from modules.data.validation import Checked, list_chunks, write_rows
+from modules.data.validation import Checked, check_list_name, list_chunks, write_rows
 from modules.editing.browsing import PAGE_ROWS, ClipCache, Filters, Page, Shown, filtered, search
+from modules.editing.exports import Exported, Exports
 from modules.editing.journal import Journal
 from modules.editing.recutting import merged_row, split_rows
 from modules.editing.rows import Patch, Row, RowList
@@ -30,8 +30,8 @@ class DatasetEditor:
     The selection belongs to this editor alone and is no edit.
     """
 
-    def __init__(self, checked: Checked, sources: Sequence[Path], journal: Journal):
-        self._checked, self._sources, self._journal = checked, list(sources), journal
+    def __init__(self, checked: Checked, exports: Exports, journal: Journal):
+        self._checked, self._exports, self._journal = checked, exports, journal
         self._origins: dict[int, SourceRow] = {row.number: row for row in checked.rows}
         self._rows = RowList((Row(row.number, row.utterance) for row in checked.rows), journal.folder)
         self._undo: list[Patch] = []
@@ -66,14 +66,14 @@ class DatasetEditor:
         journal = Journal(Path(work_folder))
         with journal.locked():
             checked, records = begin(journal, paths, audio_folder, if_changed)
-            editor = cls(checked, paths, journal)
+            editor = cls(checked, Exports(paths, records[0]), journal)
             try:
-                editor._replay(records)
+                editor._replay(records[1:])
             except UserError:
                 if if_changed == "ask":
                     raise
                 checked, records = begin(journal, paths, audio_folder, if_changed, anew=True)
-                editor = cls(checked, paths, journal)
+                editor = cls(checked, Exports(paths, records[0]), journal)
         return editor
 
     # What is there.
@@ -253,31 +253,31 @@ class DatasetEditor:
         with self._journal.locked():
             return self._read_others()
 
-    def export(self, path: str | Path, revision: int | None = None) -> Path | None:
+    def export(self, path: str | Path, revision: int | None = None) -> Exported:
         """Write the dataset as `.list` or `.jsonl`; rows that were not edited keep their very bytes.
 
-        The path may be one of the lists that were opened; undo works after that as before. Lines that gave no row go
-        to `{path}.rejected.txt`, see `modules.data.validation.write_rows`.
-
-        Returns:
-            The file of the rejected lines, if there are any.
+        The path may be one of the lists that were opened; undo works after that as before. A copy is kept of any
+        other file that lies there, unless it is what this dataset's editors wrote. Lines that gave no row go to
+        `{path}.rejected.txt`, see `modules.data.validation.write_rows`.
 
         Raises:
-            UserError: list_format, manifest_separator, edit_stale, edits_unwritable.
+            UserError: list_format, manifest_separator, manifest_line_break, output_unwritable, edit_stale,
+                edits_unwritable.
         """
         path = Path(path)
         with self._journal.locked():
             self._check(revision)
             rows = [(row.utterance, self._origins.get(row.id)) for row in self._rows]
-            head, newline = self._checked.head, self._checked.newline
-            if path.absolute() in [source.absolute() for source in self._sources]:
-                # Noted first: a kill in between must not make our own file look like somebody else's.
-                digest = hashlib.sha256()
-                for chunk in list_chunks(path, rows, head, newline):
-                    digest.update(chunk)
-                self._journal.append({"kind": "export", "file": str(path.absolute()), "sha256": digest.hexdigest()})
+            head, newline, opened = self._checked.head, self._checked.newline, self._exports.sources
+            check_list_name(path, opened)
+            record = self._exports.record(path, list_chunks(path, rows, head, newline))
             try:
-                return write_rows(path, rows, self._checked.rejected, head, newline)
+                backup = self._exports.keep_other(path, record["sha256"])
+                # Noted first: a kill in between must not make our own file look like somebody else's.
+                self._journal.append(record)
+                self._exports.note(record)
+                rejected = write_rows(path, rows, self._checked.rejected, head, newline, opened=opened)
+                return Exported(path, rejected, backup)
             except OSError as cause:
                 raise UserError(
                     "output_unwritable", "{file} cannot be written; choose another place.", file=str(path)
@@ -355,7 +355,9 @@ class DatasetEditor:
             try:
                 if record["kind"] in ("undo", "redo"):
                     self._walk(record["kind"])
-                elif record["kind"] != "export":
+                elif record["kind"] == "export":
+                    self._exports.note(record)
+                else:
                     self._make(self._rows.patch(record))
             except (UserError, LookupError, TypeError, ValueError, AttributeError) as cause:
                 raise self._journal.damaged(line) from cause

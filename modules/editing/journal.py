@@ -67,7 +67,8 @@ class Journal:
                 raise self._restarted()
             return []
         with open(self.path, "rb") as file:
-            if self._first and file.readline() != self._first:
+            # The first line has an id of its own, and no journal ever gets shorter.
+            if self._first and (file.readline() != self._first or file.seek(0, os.SEEK_END) < self._offset):
                 raise self._restarted()
             file.seek(self._offset)
             data = file.read()
@@ -84,11 +85,13 @@ class Journal:
         """Add a record; it is on disk when this returns. All of the file must have been read, under the lock.
 
         Raises:
-            UserError: edits_unwritable; the journal is then as it was.
+            UserError: edits_unwritable (the journal is then as it was), edits_restarted.
         """
         line = (json.dumps(record, ensure_ascii=True) + "\n").encode()
         try:
             with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
+                if file.seek(0, os.SEEK_END) < self._offset:
+                    raise self._restarted()
                 file.truncate(self._offset)  # the rest of a line that a kill cut short
                 file.seek(self._offset)
                 try:
@@ -104,11 +107,17 @@ class Journal:
         self._lines += 1
         self._first = self._first or line
 
-    def set_aside(self) -> Path:
-        """Rename the journal to the first free `edits-N.jsonl`, and begin anew."""
+    @property
+    def aside(self) -> Path:
+        """The first free `edits-N.jsonl`: where `set_aside` would put the journal."""
         number = 1
         while (aside := self.folder / f"edits-{number}.jsonl").exists():
             number += 1
+        return aside
+
+    def set_aside(self) -> Path:
+        """Rename the journal to `aside`, and begin anew."""
+        aside = self.aside
         self.path.rename(aside)
         self._offset, self._lines, self._first = 0, 0, b""
         return aside

@@ -1,10 +1,12 @@
 """How an editing session begins: which lists the journal in a work folder belongs to, and whether it still does.
 
-The journal's first line names the lists with the hash of their bytes. A copy of each is kept, by its hash, because
+The journal's first line names the lists with the hash of their bytes, and has an id of its own: an editor that still
+has an older journal of the same lists open must not take a new one for it. A copy of each is kept, by its hash, because
 the edits are edits of those bytes: the list itself may later be overwritten by an export.
 """
 
 import hashlib
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +29,7 @@ def begin(
     *,
     anew: bool = False,
 ) -> tuple[Checked, list[dict[str, Any]]]:
-    """The lists as they were when editing began, and the edits since. Under the journal's lock.
+    """The lists as they were when editing began, and the journal: its header, and the edits since. Under its lock.
 
     Args:
         journal: not read yet, unless `anew`.
@@ -57,12 +59,16 @@ def begin(
         records = [_start(journal, paths, contents)]
     copies = [journal.folder / source["copy"] for source in records[0]["sources"]]
     checked = check_manifest(paths, audio_folder, require_audio=False, contents=copies)
-    return checked, records[1:]
+    return checked, records
 
 
 def _content(path: Path) -> bytes:
     if not path.is_file():
-        raise UserError("manifest_missing", "There is no dataset list {file}.", file=str(path))
+        raise UserError(
+            "manifest_missing",
+            "There is no dataset list {file}; check the path, or run the step that writes it.",
+            file=str(path),
+        )
     return path.read_bytes()
 
 
@@ -74,7 +80,7 @@ def _start(journal: Journal, paths: Sequence[Path], contents: Sequence[bytes]) -
         copy = f"{_COPIES_FOLDER}/{digest[:16]}{path.suffix}"
         write_whole(journal.folder / copy, [content])
         sources.append({"file": str(path.absolute()), "sha256": digest, "copy": copy})
-    header = {"kind": "open", "version": _VERSION, "sources": sources}
+    header = {"kind": "open", "version": _VERSION, "id": secrets.token_hex(8), "sources": sources}
     journal.append(header)
     return header
 
@@ -88,7 +94,8 @@ def _compare(
         if header["kind"] != "open" or header["version"] != _VERSION:
             raise ValueError("not a journal of this version")
         sources = [(source["file"], source["sha256"], journal.folder / source["copy"]) for source in header["sources"]]
-        exported = {record["sha256"] for record in records if record["kind"] == "export"}
+        exports = [record for record in records if record["kind"] == "export"]
+        exported = {record["sha256"] for record in exports if record.get("source", True)}
     except (LookupError, TypeError, ValueError) as cause:
         raise journal.damaged(1) from cause
     digests = [hashlib.sha256(content).hexdigest() for content in contents]
@@ -108,9 +115,12 @@ def _compare(
     if changed:
         raise UserError(
             "source_changed",
-            "{file} was changed since it was edited here; keep the edits in a side file and open the list as it is "
-            "now, or start over without them.",
+            "{file} was changed since it was edited here. Open it as it is now, and the edits are kept as {kept}: "
+            "to get them back later, put {copy} in the place of the list and rename {kept} to edits.jsonl. "
+            "Or start over without them.",
             file=str(changed[0]),
+            kept=str(journal.aside),
+            copy=str(sources[[str(path) for path in paths].index(str(changed[0]))][2]),
         )
     for _, digest, copy in sources:
         if not copy.is_file() or hashlib.sha256(copy.read_bytes()).hexdigest() != digest:

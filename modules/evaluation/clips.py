@@ -100,7 +100,11 @@ def real_clips(manifest: Path | None, speech: Path | None) -> list[Clip]:
 
 def _table(path: Path) -> list[dict[str, str]]:
     if not Path(path).is_file():
-        raise UserError("manifest_missing", "There is no dataset list {file}.", file=str(path))
+        raise UserError(
+            "manifest_missing",
+            "There is no dataset list {file}; check the path, or run the step that writes it.",
+            file=str(path),
+        )
     with open(path, encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 

@@ -13,9 +13,11 @@ from modules.audio.loudness import integrated_lufs
 from modules.corpus import denoising
 from modules.corpus.denoising import DenoiseOptions, denoise, denoise_files, quietest
 from modules.corpus.outputs import mirrored, without_results
+from modules.data.sources import list_audio
 from modules.errors import Stopped, UserError
 from modules.progress import StepProgress
 from tools import denoise as command
+from tools import slice as cut
 
 METHODS = [DenoiseOptions(), DenoiseOptions(method="adaptive")]
 RATE = 16000
@@ -157,6 +159,9 @@ def test_names_are_mirrored_without_meeting(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     files = [tmp_path / "a.mp3", tmp_path / "a.wav", tmp_path / "b" / "A.wav"]
     assert [str(one) for one in mirrored(files, tmp_path, ".flac")] == ["a.flac", "a.wav.flac", "b/A.flac"]
+    long = [tmp_path / ("長" * 83 + letter + ".ts") for letter in "ab"]
+    names = [one.name for one in mirrored(long, tmp_path, ".flac")]
+    assert names[0] != names[1] and all(len(name.encode()) <= 255 and name.startswith("長長") for name in names)
     files[0].touch()
     assert mirrored(files[:1], files[0], ".wav") == [Path("a.wav")]
 
@@ -193,6 +198,81 @@ def test_a_folder_is_mirrored_and_done_once(folder: Path, tmp_path: Path, capsys
     assert (result["files"], result["already"]) == (1, 1), "only what changed is done again"
     assert command.main([*flags, "--strength", "3"]) == 2
     assert "strength" in capsys.readouterr().err
+
+
+def test_results_of_other_recordings_stay_and_are_not_taken_for_new_ones(tmp_path: Path) -> None:
+    for number, name in enumerate(("A/take.wav", "A/more.wav", "B/take.wav")):
+        write_channels(tmp_path / name, speechlike(1, seed=number), RATE)
+    output = tmp_path / "out"
+
+    def cleaned(place: str, *more: str) -> dict[str, bytes]:
+        assert command.main(["--input", str(tmp_path / place), "--output", str(output), *more]) == 0
+        return {path.name: path.read_bytes() for path in list_audio(output)}
+
+    first = cleaned("A")
+    assert list(first) == ["more.wav", "take.wav"]
+    second = cleaned("B")
+    assert len(second) == 1 and next(iter(second)).startswith("take-")
+    assert (output / "take.wav").read_bytes() == first["take.wav"]
+    assert cleaned("A") == first and cleaned("B", "--fresh") == second
+    (tmp_path / "A").rename(tmp_path / "C")
+    assert cleaned("C") == first, "moved recordings are not done again"
+    (tmp_path / "C" / "more.wav").write_text("damaged since")
+    assert list(cleaned("C")) == ["take.wav"]
+    assert list(cleaned("C", "--format", "flac")) == ["take.flac"]
+
+
+def test_settings_that_were_given_up_half_way_are_not_taken_for_done(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    flags = ["--input", str(folder), "--output", str(output)]
+    assert command.main(flags) == 0
+    whole = (output / "a.wav").read_bytes()
+
+    def killed(path: Path, *more: object) -> None:
+        write_channels(path, *more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(denoising, "write_channels", killed)
+        assert command.main([*flags, "--strength", "0.1"]) == 3
+    assert (output / "a.wav").read_bytes() != whole
+    assert command.main(flags) == 0 and (output / "a.wav").read_bytes() == whole
+
+
+def test_the_folder_of_another_step_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    assert cut.main(["--input", str(folder), "--output", str(output), "--processes", "1"]) == 0
+    assert command.main(["--input", str(folder), "--output", str(output)]) == 2
+    assert "(slice)" in capsys.readouterr().err
+    other = tmp_path / "other"
+    assert command.main(["--input", str(folder), "--output", str(other)]) == 0
+    before = (other / "rejected.jsonl").read_bytes()
+    assert cut.main(["--input", str(folder), "--output", str(other), "--processes", "1"]) == 2
+    assert "(denoise)" in capsys.readouterr().err and (other / "rejected.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["mp3", "m4a"])
+def test_many_channels_become_one_where_the_format_needs_it(tmp_path: Path, kind: str) -> None:
+    tone = 0.3 * np.sin(np.arange(RATE) * 2 * np.pi * 440 / RATE).astype(np.float32)
+    write_channels(tmp_path / f"six.{kind}", np.stack([tone] * 6), RATE)
+    back, rate = read_channels(tmp_path / f"six.{kind}")
+    assert back.shape[0] == 1 and abs(back.shape[1] / rate - 1) < 0.1
+    assert back.std() == pytest.approx(tone.std(), rel=0.1)
+    spectrum = np.abs(np.fft.rfft(back[0]))
+    assert abs(np.argmax(spectrum) * rate / back.shape[1] - 440) < 3
+
+
+def test_what_a_format_cannot_hold_costs_only_its_file(tmp_path: Path) -> None:
+    write_channels(tmp_path / "in" / "a.wav", np.repeat(speechlike(1), 9, axis=0), RATE)
+    write_channels(tmp_path / "in" / "b.wav", speechlike(1), RATE)
+    assert command.main(["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--format", "flac"]) == 0
+    assert [path.name for path in list_audio(tmp_path / "out")] == ["b.flac"]
+    rejected = json.loads((tmp_path / "out" / "rejected.jsonl").read_text())
+    assert rejected["file"].endswith("a.wav") and "9 channels" in rejected["reason"]
 
 
 def test_a_stop_leaves_no_half_files(folder: Path, tmp_path: Path) -> None:

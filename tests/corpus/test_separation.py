@@ -20,6 +20,7 @@ from modules.corpus.separation_models import (
     load_separators,
     save_separator,
 )
+from modules.data.sources import list_audio
 from modules.errors import Stopped, UserError
 from modules.progress import StepProgress
 from tools import separate
@@ -291,6 +292,29 @@ def test_a_model_that_fails_costs_only_its_file(folder: Path, network: nn.Module
     with pytest.raises(UserError) as caught:
         separate_files(files, folder, Choosy([network], CPU, 0.6), tmp_path / "no", "wav", StepProgress(None))
     assert caught.value.code == "separation_failed"
+
+
+def test_voices_of_other_recordings_stay_and_are_not_taken_for_new_ones(network: nn.Module, tmp_path: Path) -> None:
+    class Halves(Separator):
+        def separate(self, mix: np.ndarray, sample_rate: int, on_progress=None) -> tuple[np.ndarray, np.ndarray]:
+            return mix / 2, mix / 2
+
+    write_channels(tmp_path / "A" / "take.wav", music(0.1, seed=1), RATE)
+    write_channels(tmp_path / "A" / "more.wav", music(0.1, seed=2), RATE)
+    write_channels(tmp_path / "B" / "take.wav", music(0.1, seed=3), RATE)
+    output = tmp_path / "out"
+
+    def voices(place: str) -> dict[str, bytes]:
+        files = sorted((tmp_path / place).iterdir())
+        separate_files(files, tmp_path / place, Halves([network], CPU), output, "wav", StepProgress(None))
+        for kind in ("vocals", "accompaniment"):
+            assert len(list_audio(output / kind)) == len(files)
+        return {path.name: path.read_bytes() for path in list_audio(output / "vocals")}
+
+    first = voices("A")
+    (other,) = voices("B")
+    assert other.startswith("take-") and (output / "vocals" / "take.wav").read_bytes() == first["take.wav"]
+    assert voices("A") == first
 
 
 def test_a_stop_in_the_middle_leaves_no_half_files(folder: Path, network: nn.Module, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from modules.corpus.journal import Journal, content_key
 from modules.corpus.recognition import Recognition, RecognitionOptions
 from modules.corpus.transcribing import clips_of, judge, repeated_phrase, transcribe_clips
 from modules.data.manifest import Utterance, read_manifest
+from modules.data.own_lists import OwnLists
 from modules.errors import Stopped, UserError
 from modules.progress import StepProgress
 from tests.corpus.recognizers import EASY, Heard, model_folder, noise, recognizer
@@ -164,6 +166,69 @@ def test_a_clip_that_breaks_the_model_costs_only_itself(tmp_path: Path, clips: S
     with pytest.raises(UserError) as caught:
         transcribe_clips(clips[:2], recognizer(model, always), EASY, tmp_path / "no", "clips", StepProgress(None))
     assert caught.value.code == "asr_all_failed"
+
+
+def test_what_a_person_made_of_the_lists_is_kept(tmp_path: Path, clips: Sequence[Utterance]) -> None:
+    model, output = model_folder(tmp_path / "m"), tmp_path / "out"
+
+    def again(**changes: Any) -> tuple[Path, ...]:
+        options = dataclasses.replace(EASY, **changes)
+        one = recognizer(model, Heard(), options)
+        return transcribe_clips(clips, one, options, output, "clips", StepProgress(None)).kept
+
+    assert again() == again() == again(min_confidence=0.95) == again() == (), "its own lists are simply replaced"
+    for name, text in (("", "corrected"), ("", "corrected"), ("2", "corrected again")):
+        (output / "clips.list").write_text(text)
+        assert again(min_confidence=0.95) == (output / f"clips.list.bak{name}",)
+        assert (output / "clips.list").read_text() == "", "no clip was good enough"
+    assert (output / "clips.list.bak").read_text() == "corrected"
+    (output / "manifest.jsonl").write_text("")
+    (output / ".written.json").unlink()
+    assert again() == (output / "manifest.jsonl.bak", output / "clips.list.bak3"), "nobody knows who wrote them"
+
+
+def test_a_kill_between_two_writes_makes_no_list_look_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_text(text: str) -> None:
+        OwnLists(tmp_path).write("a.list", lambda path: path.write_text(text))
+
+    write_text("one")
+    for call in (0, 1):
+        left = [call]
+        original = os.replace
+
+        def replace(source: Any, target: Any, left: list[int] = left, original: Any = original) -> None:
+            if Path(target).name == "a.list" and not left[0]:
+                raise KeyboardInterrupt
+            original(source, target)
+            if Path(target).name == "a.list":
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            with pytest.raises(KeyboardInterrupt):
+                write_text(f"two {call}")
+        write_text(f"three {call}")
+        assert (tmp_path / "a.list").read_text() == f"three {call}" and not list(tmp_path.glob("*.bak*"))
+
+
+def test_a_clip_that_cannot_be_read_does_not_have_its_batch_heard_again(
+    tmp_path: Path, clips: Sequence[Utterance]
+) -> None:
+    class Counting:
+        identity, notes, heard = "x", (), 0
+
+        def recognize(self, wavs: Sequence[np.ndarray]) -> list[Recognition]:
+            self.heard += len(wavs)
+            return [Recognition("Good morning", "en", 0.9, len(wav) / 16000) for wav in wavs]
+
+    one, options = Counting(), dataclasses.replace(EASY, batch_size=8)
+    gone = dataclasses.replace(clips[0], audio=str(tmp_path / "gone.wav"))
+    for _ in range(2):
+        report = transcribe_clips([*clips, gone], one, options, tmp_path / "out", "clips", StepProgress(None))
+        assert one.heard == 6 and report.rejected == {"silence": 1, "unreadable": 2}
+        if not _:
+            first = lists(tmp_path / "out")
+    assert first == lists(tmp_path / "out")
 
 
 def test_a_bar_in_a_path_leaves_the_manifest_whole(tmp_path: Path) -> None:

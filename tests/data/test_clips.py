@@ -100,10 +100,10 @@ def test_a_name_too_long_for_a_clip_is_shortened(tmp_path: Path) -> None:
     assert origins[0] != origins[1] and all(len(o.encode()) < 200 and o.startswith("長長") for o in origins)
 
 
-def run(folder: Path, output: Path, options: SliceOptions) -> list[str]:
+def run(folder: Path, output: Path, options: SliceOptions, clean: bool = False) -> list[str]:
     """What the tool does, in one process; returns the origins that were worked on."""
-    sources = name_sources(list_audio(folder), folder)
     journal = SliceJournal(output)
+    sources = journal.name(name_sources(list_audio(folder), folder))
     records, worked = [], []
     for source in sources:
         record = journal.known(source, options)
@@ -114,7 +114,7 @@ def run(folder: Path, output: Path, options: SliceOptions) -> list[str]:
             journal.add(record)
             worked.append(source.origin)
         records.append(record)
-    write_results(output, records, "ann")
+    write_results(output, records, "ann", clean)
     journal.close()
     return worked
 
@@ -175,14 +175,47 @@ def test_other_options_and_changed_recordings_are_done_again(folder: Path, tmp_p
     run(folder, output, OPTIONS)
     recording(folder / "a.wav", -14)
     assert run(folder, output, OPTIONS) == ["a", "bad"]
-    assert len(list(output.glob("a_*.wav"))) == 1
+    assert len([row for row in read_manifest(output / "clips.jsonl") if row.source.endswith("a.wav")]) == 1
+    before = {path.name for path in output.glob("*.wav")}
     longer = dataclasses.replace(OPTIONS, min_length=2000)
     assert run(folder, output, longer) == ["a", "b", "bad"]
     listed = {Path(row.audio).name for row in read_manifest(output / "clips.jsonl")}
+    assert {path.name for path in output.glob("*.wav")} == listed | before, "lists may name the old ones"
+    assert {path.name for path in list_audio(output)} == listed < listed | before
+    (output / "my own.wav").write_bytes(b"kept")
+    assert run(folder, output, longer, clean=True) == ["bad"]
+    (output / "my own.wav").unlink()
     assert {path.name for path in output.glob("*.wav")} == listed
     fresh = tmp_path / "fresh"
     run(folder, fresh, longer)
     assert contents(fresh) == contents(output)
+
+
+def test_recordings_of_one_name_from_two_folders_keep_their_clips(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    for place, level in (("one", -14), ("two", -30)):
+        wav = 10 ** (level / 20) * np.random.default_rng(level + 99).standard_normal(SAMPLE_RATE)
+        write(tmp_path / place / "t.wav", wav.astype(np.float32), SAMPLE_RATE)
+    assert run(tmp_path / "one", output, OPTIONS) == ["t"]
+    (first,) = (Path(row.audio) for row in read_manifest(output / "clips.jsonl"))
+    sound = first.read_bytes()
+    (other,) = run(tmp_path / "two", output, OPTIONS)
+    assert other.startswith("t-") and first.read_bytes() == sound
+    assert run(tmp_path / "one", output, OPTIONS) == [] and run(tmp_path / "two", output, OPTIONS) == []
+    assert first.read_bytes() == sound
+    recording(tmp_path / "one/deep/t.wav", -20)
+    assert len(run(tmp_path / "one", output, OPTIONS)) == 1, "one that is there already keeps its name"
+
+
+def test_an_edited_manifest_is_kept(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    for options in (OPTIONS, dataclasses.replace(OPTIONS, min_length=2000)):
+        run(folder, output, options)
+    assert not list(output.glob("*.bak*")), "nobody edited it"
+    text = (output / "clips.jsonl").read_text() + "\n"
+    (output / "clips.jsonl").write_text(text)
+    run(folder, output, OPTIONS)
+    assert (output / "clips.jsonl.bak").read_text() == text != (output / "clips.jsonl").read_text()
 
 
 def test_a_recording_that_was_begun_anew_is_not_trusted(folder: Path, tmp_path: Path) -> None:

@@ -55,6 +55,17 @@ def test_list_is_written_exactly(tmp_path: Path) -> None:
     assert len((tmp_path / "out.list").read_bytes().splitlines()) == 2
 
 
+def test_an_audio_path_is_listed_as_it_is_or_not_at_all(tmp_path: Path) -> None:
+    odd = tmp_path / "x\u2028y\x85z.wav"
+    write_list(tmp_path / "out.list", [Utterance(str(odd), "s\nt", "en", "Hi\u2028there.")])
+    [read] = read_manifest(tmp_path / "out.list")
+    assert (read.audio, read.speaker, read.text) == (str(odd), "s t", "Hi there.")
+    for name in ("x\ny.wav", "x\ry.wav"):
+        with pytest.raises(UserError) as caught:
+            write_list(tmp_path / "out.list", [Utterance(name, "s", "en", "Hi.")])
+        assert caught.value.code == "manifest_line_break"
+
+
 def test_tsv_columns_are_found_by_name(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text(
         "path\tsplit\tspeaker\tlanguage\tseconds\ttranscript\tlicence\tsource_repo\tnote\n"

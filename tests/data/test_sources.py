@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.data.earlier import mark_earlier
 from modules.data.sources import clean_path, list_audio
 from modules.errors import UserError
 
@@ -43,6 +44,29 @@ def test_no_path_at_all_is_told(text: str) -> None:
     with pytest.raises(UserError) as error:
         clean_path(text)
     assert error.value.code == "path_empty"
+
+
+def test_a_path_too_long_for_the_system_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        clean_path(f'"{tmp_path}/{"長" * 86}.wav"')
+    assert error.value.code == "path_too_long" and "shorten" in str(error.value)
+    longest = tmp_path / ("x" * 255)
+    assert clean_path(f'"{longest}"') == longest, "quotes do not count"
+
+
+def test_results_of_earlier_runs_are_skipped(tmp_path: Path) -> None:
+    for name in ("old.wav", "new.wav", "sub/old.wav", "sub/mine.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    mark_earlier(tmp_path, ["old.wav", "sub/old.wav", "gone.wav"])
+    assert list_audio(tmp_path) == [tmp_path / "new.wav", tmp_path / "sub/mine.wav"]
+    assert list_audio(tmp_path / "sub") == [tmp_path / "sub/mine.wav"]
+    assert list_audio(tmp_path / "old.wav") == [tmp_path / "old.wav"], "asked for by name"
+    for text in ("no json", "7", '"x"', "[[1]]"):
+        (tmp_path / ".earlier.json").write_text(text)
+        assert len(list_audio(tmp_path)) == 4
+    mark_earlier(tmp_path, [])
+    assert not (tmp_path / ".earlier.json").exists()
 
 
 def test_a_folder_is_walked_in_order_without_hidden_and_foreign_files(tmp_path: Path) -> None:

@@ -179,6 +179,38 @@ def test_json_lines_keep_what_is_unknown_here(tmp_path: Path) -> None:
     assert check_manifest(tmp_path / "a.jsonl").utterances == edited
 
 
+def test_an_edited_json_line_may_begin_with_invisible_marks(tmp_path: Path) -> None:
+    audio(tmp_path, "a.wav")
+    (tmp_path / "a.jsonl").write_text('\u200e\ufeff{"audio": "a.wav", "text": "x", "mood": "glad"}\n', encoding="utf-8")
+    checked = check_manifest(tmp_path / "a.jsonl")
+    write_back(tmp_path / "a.jsonl", checked, [dataclasses.replace(checked.utterances[0], text="y")])
+    written = json.loads((tmp_path / "a.jsonl").read_text("utf-8"))
+    assert (written["text"], written["mood"]) == ("y", "glad")
+
+
+def test_a_name_with_a_line_break_is_no_part_of_a_list(tmp_path: Path) -> None:
+    audio(tmp_path, "a.wav")
+    (tmp_path / "a.list").write_text("a.wav|s|en|t\n")
+    checked = check_manifest(tmp_path / "a.list")
+    renamed = [dataclasses.replace(checked.utterances[0], audio=str(tmp_path / "a\nb.wav"))]
+    with pytest.raises(UserError) as caught:
+        write_back(tmp_path / "a.list", checked, renamed)
+    assert caught.value.code == "manifest_line_break" and (tmp_path / "a.list").read_text() == "a.wav|s|en|t\n"
+    write_back(tmp_path / "b.jsonl", checked, renamed)
+    assert check_manifest(tmp_path / "b.jsonl", require_audio=False).utterances == renamed
+
+
+def test_only_an_opened_list_needs_no_suffix(tmp_path: Path) -> None:
+    audio(tmp_path, "a.wav")
+    (tmp_path / "list").write_text("a.wav|s|en|t\n")
+    checked = check_manifest(tmp_path / "list")
+    write_back(tmp_path / "list", checked, [dataclasses.replace(checked.utterances[0], text="new")])
+    assert (tmp_path / "list").read_text() == "a.wav|s|en|new\n"
+    with pytest.raises(UserError) as caught:
+        write_back(tmp_path / "other", checked)
+    assert caught.value.code == "list_format" and not (tmp_path / "other").exists()
+
+
 def test_confidence_is_kept_and_bounded(tmp_path: Path) -> None:
     audio(tmp_path, "a.wav")
     values = ["0", "1", "-1", "0.5", "null", '"0.5"', "1.01", "-0.5", "NaN", "true"]

@@ -17,6 +17,7 @@ from modules.data.manifest import Utterance, read_manifest, write_manifest
 from modules.editing.browsing import Filters
 from modules.editing.cutting import divide_text, join_texts
 from modules.editing.editor import DatasetEditor
+from modules.editing.journal import Journal
 from modules.errors import Stopped, UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -133,7 +134,7 @@ def test_a_dataset_without_edits_is_exported_byte_for_byte(source: Path, tmp_pat
         write_clip(copy.parent / "wavs" / file.name, 0.1)
     editor = DatasetEditor.open(copy, tmp_path / "work")
     assert [problem.reason.code for problem in editor.problems] == ["line_fields"]
-    rejected = editor.export(copy)
+    rejected = editor.export(copy).rejected
     assert copy.read_bytes() == source.read_bytes() + b"\r\n\r\n"
     assert rejected is not None and rejected.read_bytes() == b"bad line\n"
     editor.set_text(editor.rows[0].id, "Changed.")
@@ -205,9 +206,18 @@ def test_a_changed_source_asks(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         DatasetEditor.open(path, work)
     assert caught.value.code == "source_changed"
+    told = caught.value.fields
     editor = DatasetEditor.open(path, work, if_changed="keep_aside")
     assert editor.row(0).utterance.text == "two" and editor.revision == 0
-    assert "edited" in (work / "edits-1.jsonl").read_text()
+    assert told["kept"] == str(work / "edits-1.jsonl") and "edited" in (work / "edits-1.jsonl").read_text()
+    # The told way back works.
+    now, path_now = (work / "edits.jsonl").read_bytes(), path.read_bytes()
+    path.write_bytes(Path(told["copy"]).read_bytes())
+    Path(told["kept"]).rename(work / "edits.jsonl")
+    assert DatasetEditor.open(path, work).row(0).utterance.text == "edited"
+    (work / "edits.jsonl").rename(work / "edits-1.jsonl")
+    (work / "edits.jsonl").write_bytes(now)
+    path.write_bytes(path_now)
     (work / "edits.jsonl").write_text((work / "edits.jsonl").read_text() + '{"kind": "delete", "ids": [99]}\n')
     with pytest.raises(UserError) as caught:
         DatasetEditor.open(path, work)
@@ -228,6 +238,104 @@ def test_another_tab_that_starts_over_is_noticed(source: Path, tmp_path: Path) -
     with pytest.raises(UserError) as caught:
         editor.set_text(0, "y")
     assert caught.value.code == "edits_restarted"
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_another_tabs_new_journal_of_the_same_list_is_noticed(source: Path, tmp_path: Path, longer: bool) -> None:
+    journal = tmp_path / "work" / "edits.jsonl"
+    old = DatasetEditor.open(source, tmp_path / "work")
+    for id in range(4):
+        old.set_text(id, f"old text {id}")
+    journal.write_bytes(journal.read_bytes()[:-20] + b"damaged\n")
+    new = DatasetEditor.open(source, tmp_path / "work", if_changed="start_over")
+    for id in range(8 if longer else 1):
+        new.set_text(id, f"new text of the row {id}")
+    before = journal.read_bytes()
+    for attempt in (lambda: old.set_text(1, "lost"), old.undo, old.refresh):
+        with pytest.raises(UserError) as caught:
+            attempt()
+        assert caught.value.code == "edits_restarted"
+    assert journal.read_bytes() == before
+    new.set_text(2, "more")
+    assert state(DatasetEditor.open(source, tmp_path / "work")) == state(new)
+
+
+def test_a_journal_that_got_shorter_is_not_filled_with_zeros(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in range(4):
+        journal.append({"kind": "open", "number": number})
+    whole = journal.path.read_bytes()
+    journal.path.write_bytes(whole[: len(whole) // 2])
+    for attempt in (lambda: journal.append({"kind": "undo"}), journal.read_new):
+        with pytest.raises(UserError) as caught:
+            attempt()
+        assert caught.value.code == "edits_restarted"
+    assert journal.path.read_bytes() == whole[: len(whole) // 2]
+
+
+def test_an_export_keeps_what_somebody_else_wrote(source: Path, tmp_path: Path) -> None:
+    editor = DatasetEditor.open(source, tmp_path / "work")
+    target, folder = tmp_path / "out" / "x.list", tmp_path / "out"
+    folder.mkdir()
+    target.write_bytes(b"somebody else's")
+    assert editor.export(target).backup == folder / "x.list.bak"
+    editor.set_text(0, "new")
+    assert editor.export(target).backup is None, "it is our own now"
+    again = DatasetEditor.open(source, tmp_path / "work")
+    again.set_text(0, "newer")
+    assert again.export(target).backup is None, "also after the list was opened again"
+    target.write_bytes(b"transcribed anew")
+    assert again.export(target).backup == folder / "x.list.bak2"
+    assert [path.read_bytes() for path in sorted(folder.glob("*.bak*"))] == [b"somebody else's", b"transcribed anew"]
+    assert "newer" in target.read_text(encoding="utf-8")
+    assert state(DatasetEditor.open(source, tmp_path / "work")) == state(again)
+
+
+def test_an_export_over_the_opened_list_keeps_changes_that_were_not_seen(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.wav", 0.3)
+    path = tmp_path / "a.list"
+    path.write_text("a.wav|s|en|one\n")
+    editor = DatasetEditor.open(path, tmp_path / "work")
+    editor.set_text(0, "edited")
+    assert editor.export(path).backup is None
+    path.write_text("a.wav|s|en|by hand\n")
+    assert editor.export(path).backup.read_text() == "a.wav|s|en|by hand\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_an_export_through_a_link_leaves_the_link(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.wav", 0.3)
+    (tmp_path / "real.list").write_text("a.wav|s|en|one\n")
+    (tmp_path / "link.list").symlink_to("real.list")
+    editor = DatasetEditor.open(tmp_path / "link.list", tmp_path / "work")
+    editor.set_text(0, "edited")
+    for name in ("link.list", "real.list"):
+        assert editor.export(tmp_path / name).backup is None
+        assert (tmp_path / "link.list").is_symlink()
+        assert (tmp_path / "real.list").read_text() == "a.wav|s|en|edited\n"
+    assert DatasetEditor.open(tmp_path / "link.list", tmp_path / "work").row(0).utterance.text == "edited"
+
+
+def test_an_export_needs_the_name_of_a_list(source: Path, tmp_path: Path) -> None:
+    editor = DatasetEditor.open(source, tmp_path / "work")
+    other = tmp_path / ".bashrc"
+    other.write_bytes(b"export A=1\n")
+    for path in (other, tmp_path / "new", tmp_path / "x.tsv"):
+        with pytest.raises(UserError) as caught:
+            editor.export(path)
+        assert caught.value.code == "list_format"
+    assert other.read_bytes() == b"export A=1\n" and not (tmp_path / "new").exists()
+    (tmp_path / "bare").write_bytes(source.read_bytes().replace(b"wavs/", str(source.parent / "wavs").encode() + b"/"))
+    bare = DatasetEditor.open(tmp_path / "bare", tmp_path / "other work")
+    bare.set_text(0, "edited")
+    bare.export(tmp_path / "bare")
+    assert b"edited" in (tmp_path / "bare").read_bytes()
+    (tmp_path / "table").write_text("audio\ttext\nwavs/0.wav\tone\n")
+    table = DatasetEditor.open(tmp_path / "table", tmp_path / "third work")
+    table.set_text(table.rows[0].id, "edited")
+    with pytest.raises(UserError) as caught:
+        table.export(tmp_path / "table")
+    assert caught.value.code == "list_format" and (tmp_path / "table").read_text().startswith("audio")
 
 
 def test_merge_and_split_write_new_files(source: Path, tmp_path: Path) -> None:

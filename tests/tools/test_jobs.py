@@ -15,6 +15,7 @@ import pytest
 
 from modules.errors import UserError
 from modules.paths import PROJECT_ROOT
+from modules.processes import Started, find_leader
 from modules.progress import write_json
 from tools.jobs import CONFIG_NAME, LOG_NAME, Job, JobStore
 
@@ -50,6 +51,11 @@ elif tale == "refuse":
 elif tale == "exit":
     print("last words")
     sys.exit(int(arguments[0]))
+elif tale == "late":
+    (folder / "up").touch()
+    while not (folder / "stop").exists():
+        time.sleep(0.02)
+    raise RuntimeError("broken")
 elif tale == "polite":
     (folder / "up").touch()
     while not (folder / "stop").exists():
@@ -185,6 +191,18 @@ def test_stop_lets_a_polite_tool_end_by_itself(store: JobStore) -> None:
     assert (job.state(), job.exit_code(), job.failure()) == ("stopped", 3, None)
     job.stop()
     assert job.state() == "stopped"
+
+
+def test_a_job_that_fails_by_itself_is_not_told_as_stopped(store: JobStore) -> None:
+    """Whether Stop was pressed while it broke, or after that but before anybody had looked."""
+    job = start(store, "late")
+    until((job.folder / "up").exists)
+    job.stop(60)
+    assert "broken" in str(cause(job))
+    broken = start(store, "raise", "strange")
+    until(lambda: find_leader(Started(broken.folder, broken.config().pid, broken.config().process_created)) is None)
+    broken.stop(60)
+    assert not broken.stop_was_asked() and "strange" in str(cause(broken))
 
 
 @pytest.mark.skipif(not POSIX, reason="needs sessions")

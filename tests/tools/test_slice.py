@@ -94,6 +94,21 @@ def test_clips_inside_of_the_input_folder_are_no_recordings(recordings: Path) ->
         assert len(rows(recordings / "clips")) == 3
 
 
+def test_another_cut_leaves_the_clips_that_a_list_names(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, job = tmp_path / "out", tmp_path / "job"
+    flags = ["--input", recordings, "--output", output]
+    assert run(*flags) == 0
+    named = [output / name for name, _, _ in rows(output)]
+    assert run(*flags, "--max-seconds", "1", "--min-seconds", "0", "--job", job) == 0
+    assert all(path.is_file() for path in named) and not set(named) & {output / name for name, _, _ in rows(output)[:4]}
+    result = json.loads((job / "result.json").read_text())
+    assert result["earlier_clips"] == 2 and "--clean" in result["notes"][0] and "--clean" in capsys.readouterr().out
+    assert run(*flags, "--max-seconds", "1", "--min-seconds", "0", "--clean") == 0
+    assert {path.name for path in output.glob("*.wav")} == {name for name, _, _ in rows(output)}
+
+
 def test_a_stopped_run_goes_on_where_it_was(
     recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,7 +76,7 @@ def test_what_the_slicer_told_of_its_clips_is_kept(clips: Path, model: Path, tmp
     write_manifest(clips / "clips.jsonl", told)
     assert run(clips, tmp_path / "a", model) == 0
     rows = read_manifest(tmp_path / "a" / "manifest.jsonl")
-    assert [(row.speaker, row.source) for row in rows][:2] == [("Ada Lovelace", ""), ("Byron", "long.mp3")]
+    assert [(row.speaker, row.source) for row in rows] == [("Byron", "long.mp3")], "others are of an earlier cut"
     assert run(clips / "clips.jsonl", tmp_path / "b", model, "--speaker", "me", "--name", "mine") == 0
     assert (tmp_path / "b" / "mine.list").read_text(encoding="utf-8").split("|")[1] == "me"
 
@@ -94,6 +94,48 @@ def test_mistakes_are_told_in_one_line(
         assert run(source, tmp_path / "out", model, *more) == 2
         told = capsys.readouterr().err
         assert word in told and told.startswith("error: ") and told.count("\n") == 1
+
+
+def test_a_list_is_not_replaced_by_what_is_read_from_it(
+    clips: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "anna.list").write_text(f"{clips / 'sub' / '0.wav'}|anna|EN|my own careful text\n")
+    before = (data / "anna.list").read_bytes()
+    assert run(data / "anna.list", data, model) == 2
+    assert "--name" in capsys.readouterr().err
+    assert {path.name for path in data.iterdir()} == {"anna.list"} and (data / "anna.list").read_bytes() == before
+    assert run(data / "anna.list", data, model, "--name", "heard") == 0
+    assert (data / "anna.list").read_bytes() == before and (data / "heard.list").is_file()
+
+
+def test_an_edited_list_is_kept_and_told(
+    clips: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, job = tmp_path / "out", tmp_path / "job"
+    assert run(clips, output, model) == 0
+    target = output / "Ada Lovelace.list"
+    target.write_text("by hand")
+    capsys.readouterr()
+    assert run(clips, output, model, "--job", str(job)) == 0
+    assert target.with_name(target.name + ".bak").read_text() == "by hand" != target.read_text()
+    result = json.loads((job / "result.json").read_text())
+    assert result["kept"] == [str(target) + ".bak"] and result["kept"][0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", ".slices.jsonl"])
+def test_the_folder_of_another_step_is_refused(
+    name: str, clips: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    content = '{"step": "denoise", "key": "a.wav", "result": {}}\n'
+    (output / name).write_text(content)
+    for more in ((), ("--fresh",)):
+        assert run(clips, output, model, *more) == 2
+    assert "another output folder" in capsys.readouterr().err
+    assert {path.name for path in output.iterdir()} == {name} and (output / name).read_text() == content
 
 
 def test_a_stop_file_ends_the_run_cleanly(clips: Path, model: Path, tmp_path: Path) -> None:

@@ -192,12 +192,12 @@ def test_from_a_list_to_a_report_over_a_reload(
     wait_for_value(page, "clip-2-speaker", RENAMED)
     page.click("#edit-export")
     page.wait_for_selector("text=The list was written to")
-    assert f"|{RENAMED}|" in (lists / "dataset.list").read_text(encoding="utf-8")
+    assert f"|{RENAMED}|" in (lists / "manifest.edited.list").read_text(encoding="utf-8")
     assert TYPED not in (lists / "manifest.jsonl").read_text(encoding="utf-8")
 
     # The report of the saved list.
     go_to(page, "report.tab")
-    page.fill(box("report-list"), str(lists / "dataset.list"))
+    page.fill(box("report-list"), str(lists / "manifest.edited.list"))
     page.click("#report-start")
     page.wait_for_selector("#report-view svg")
     assert RENAMED in page.inner_text("#report-view")

@@ -1,17 +1,24 @@
 """Proofreading without a browser: what is typed is kept, whatever is pressed."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
 from modules.data.manifest import read_manifest
 from modules.editing.browsing import Filters
+from modules.editing.exports import edited_path
 from tests.webui.dataset_helpers import ENGLISH, refused
-from tools.webui import edit_rows
-from tools.webui.dataset_folders import work_folder
+from tools.webui import edit_actions, edit_rows
+from tools.webui.dataset_folders import DatasetFolders, work_folder
+from tools.webui.edit_panel import EditPanel
 from tools.webui.edit_session import EditSession, Typed
+from tools.webui.form import Form
+from tools.webui.messages import Messages
+from tools.webui.step_panel import Desk
 from tools.webui.steps import existing_lists
 
 
@@ -68,8 +75,72 @@ def test_another_tabs_text_is_not_written_over(listed: Path, tmp_path: Path) -> 
     other.commit(other_token, other_rows)
     assert refused(lambda: mine.commit(token, rows)) == "edit_stale"
     assert list(texts(mine)[:3]) == ["other", "also mine", "third"]
-    assert mine.commit(token, rows) == 1  # repeated after being told: meant
+    # Leaving a box and pressing a button send the same page twice: the second answer knows no more than the first.
+    assert refused(lambda: mine.commit(token, rows)) == "edit_stale"
+    assert texts(mine)[0] == "other" and [row.text for row in mine.refused(token)] == ["mine"]
+    again = mine.reshow(token)
+    assert {place: row.text for place, row in again.rows.items()} == {0: "other"}
+    assert mine.commit(again.token, rows) == 1  # typed again where the other's text was shown: meant
     assert texts(mine)[0] == "mine"
+
+
+def test_rows_of_a_page_that_is_not_there_any_more_are_not_shown_again(listed: Path, tmp_path: Path) -> None:
+    mine, other = opened(listed, tmp_path), opened(listed, tmp_path)
+    token, rows = typed(mine, r1={"text": "mine"}, r2={"text": "also mine"})
+    other.editor.set_text(0, "other")
+    assert refused(lambda: mine.commit(token, rows)) == "edit_stale"
+    mine.go(1)
+    mine.page()
+    assert mine.reshow(token) is None
+    mine.go(-1)
+    token, rows = typed(mine, r1={"text": "mine"})
+    other.editor.refresh()
+    other.editor.delete([0])
+    assert refused(lambda: mine.commit(token, rows)) == "edit_stale"
+    assert mine.reshow(token) is None, "a row that is gone cannot be shown"
+    assert refused(lambda: mine.reshow("unknown") or mine.delete()) == "edit_none_selected"
+
+
+def press(session: EditSession, page: tuple[str, list[Typed]], act: Callable[[], object]) -> None:
+    with session.answering(*page):
+        act()
+
+
+def test_a_button_does_not_undo_what_its_page_does_not_show(listed: Path, tmp_path: Path) -> None:
+    mine, other = opened(listed, tmp_path), opened(listed, tmp_path)
+    press(mine, typed(mine, r1={"text": "mine"}), lambda: None)
+    page = typed(mine)
+    other.editor.refresh()
+    other.editor.set_text(1, "other")
+    mine.editor.select([2])
+    page[1][2] = dataclasses.replace(page[1][2], selected=True)
+    edits = (mine.undo, mine.redo, mine.delete, lambda: mine.split(0.2), mine.export)
+    actions = (edit_actions.rename, edit_actions.set_language)
+    values = {"edit_old_speaker": "", "edit_new_speaker": "bruno", "edit_new_language": "zh"}
+    for edit in (*edits, *(lambda action=action: action(mine, values, ENGLISH) for action in actions)):
+        assert refused(lambda edit=edit: press(mine, page, edit)) == "edit_stale"
+    assert list(texts(mine)[:2]) == ["mine", "other"] and len(mine.editor) == 12
+    press(mine, typed(mine), mine.undo)
+    assert list(texts(mine)[:2]) == ["mine", "text 1"]
+
+
+def test_a_tabs_own_edits_are_no_news_to_it(listed: Path, tmp_path: Path) -> None:
+    session = opened(listed, tmp_path)
+    page = typed(session, r1={"text": "one"}, r2={"text": "two", "speaker": "bruno"})
+    session.commit(*page)
+    for _ in range(2):  # the second press comes before the answer to the first
+        press(session, page, session.undo)
+    assert list(texts(session)[:2]) == ["text 0", "text 1"]
+
+
+def test_a_page_of_an_earlier_session_changes_nothing(listed: Path, tmp_path: Path) -> None:
+    first = opened(listed, tmp_path)
+    token, rows = typed(first, r1={"text": "typed"})
+    second = opened(listed, tmp_path)
+    second.jump(12)
+    typed(second)
+    assert second.commit(token, rows) == 0
+    assert refused(lambda: press(second, (token, rows), lambda: second.editor.delete([0], second.seen))) == "edit_stale"
 
 
 def test_a_text_of_several_lines_can_be_typed_on(listed: Path, tmp_path: Path) -> None:
@@ -107,6 +178,38 @@ def test_merged_and_split_rows_stay_in_sight_of_a_search(listed: Path, tmp_path:
     assert refused(lambda: session.split(0.2)) == "edit_select_one"
     assert session.find("", Filters(empty=True)) == 2
     assert session.find("", Filters()) is None
+
+
+def test_undo_and_redo_keep_rows_in_sight_of_a_search(listed: Path, tmp_path: Path) -> None:
+    session = opened(listed, tmp_path)
+    session.find("text", Filters())
+    found = list(session.found)
+    session.editor.select(found[:2])
+    session.merge(0)
+    merged = list(session.found)
+    session.undo()
+    assert session.found == found and session.page()[1].total == len(found)
+    session.redo()
+    assert session.found == merged
+    session.undo()
+    session.editor.select(found[3:4])
+    session.split(0.2)
+    session.undo()
+    assert session.found == found
+    session.editor.select(found[:1])
+    session.delete()
+    session.undo()
+    assert session.page()[1].total == len(found)
+
+
+def test_clips_that_a_search_hides_are_not_deleted(listed: Path, tmp_path: Path) -> None:
+    session = opened(listed, tmp_path)
+    session.editor.select([0])
+    session.find("TEXT 1", Filters())
+    assert refused(session.delete) == "edit_selected_hidden" and len(session.editor) == 12
+    session.editor.select(session.found)
+    assert session.delete() == 1
+    assert session.editor.selected == [0] and session.hidden == {0} and len(session.editor) == 11
 
 
 def test_a_page_fills_the_rows_and_empties_the_rest(
@@ -163,3 +266,74 @@ def test_an_edited_list_is_written_where_it_was_asked_for(listed: Path, tmp_path
     session.commit(token, rows)
     session.editor.export(tmp_path / "out.jsonl")
     assert [row.text for row in read_manifest(tmp_path / "out.jsonl")][:2] == ["better", "text 1"]
+
+
+def test_a_list_is_saved_beside_the_one_that_is_open(listed: Path, tmp_path: Path) -> None:
+    session = opened(listed, tmp_path)
+    before = listed.read_bytes()
+    edit_actions.export(session, {"edit_export": "  "}, ENGLISH)
+    edited = listed.with_name(f"{listed.stem}.edited.list")
+    assert edited.is_file() and listed.read_bytes() == before
+    assert opened(edited, tmp_path).export_path == edited, "an edited list goes on under its own name"
+    assert edited_path(tmp_path / "manifest.jsonl") == tmp_path / "manifest.edited.list"
+
+
+@pytest.fixture
+def panel(tmp_path: Path) -> EditPanel:
+    """The panel of a page that nobody looks at."""
+    services = SimpleNamespace(messages=Messages(), log_file=None, logs=tmp_path / "logs")
+    with gr.Blocks():
+        desk = Desk(Form(), services, services.messages.frontend(), gr.State([]), gr.Timer(active=False))
+        return EditPanel(desk, DatasetFolders("mine", tmp_path / "output", tmp_path / "logs"))
+
+
+def test_leaving_a_box_and_pressing_a_button_saves_nothing_over_another_tabs_text(
+    listed: Path, tmp_path: Path, panel: EditPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(edit_rows, "served", lambda audio: audio)
+    monkeypatch.setattr(edit_actions, "warn", lambda say, text: told.append(text))
+    mine, other = opened(listed, tmp_path), opened(listed, tmp_path)
+    shown = edit_rows.page_values(mine, ENGLISH)[0]
+    other.editor.set_text(0, "other")
+    values = {name: shown[name] for name in edit_rows.TYPED_NAMES} | {"edit_token": shown["edit_token"]}
+    values["edit_1_text"] = "mine"
+    form = panel.desk.form
+    left = panel._keeper()(request=None, session=mine, **values)
+    assert left[form["edit_1_text"]] == "other" and form["edit_2_text"] not in left
+    assert left[form["edit_token"]] not in ("", values["edit_token"])
+    pressed = panel._presser(lambda session, values, say: session.delete())(request=None, session=mine, **values)
+    assert pressed[form["edit_1_text"]] == "other" and len(mine.editor) == 12
+    assert texts(mine)[0] == "other" and len(told) == 2 and all("Not saved: mine" in text for text in told)
+
+
+def test_typing_goes_on_while_a_button_is_answered(
+    listed: Path, tmp_path: Path, panel: EditPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edit_rows, "served", lambda audio: audio)
+    session, form = opened(listed, tmp_path), panel.desk.form
+    shown = edit_rows.page_values(session, ENGLISH)[0]
+    sent = {name: shown[name] for name in edit_rows.TYPED_NAMES} | {"edit_token": shown["edit_token"]}
+    tick = panel._presser(edit_actions.select_page)(request=None, session=session, **sent)
+    assert tick[form["edit_1_selected"]] is True and form["edit_1_text"] not in tick
+    sent |= {f"edit_{number}_selected": True for number in range(1, 11)} | {"edit_token": tick[form["edit_token"]]}
+    sent["edit_1_text"] = "typed on"
+    turned = panel._presser(lambda session, values, say: session.go(1))(request=None, session=session, **sent)
+    assert texts(session)[0] == "typed on" and all(form[name] in turned for name in edit_rows.TYPED_NAMES)
+
+
+def test_a_second_press_before_the_first_answer_fills_the_whole_page(
+    listed: Path, tmp_path: Path, panel: EditPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edit_rows, "served", lambda audio: audio)
+    session, form = opened(listed, tmp_path), panel.desk.form
+    shown = edit_rows.page_values(session, ENGLISH)[0]
+    sent = {name: shown[name] for name in edit_rows.TYPED_NAMES} | {"edit_token": shown["edit_token"]}
+    panel._presser(edit_actions.select_page)(request=None, session=session, **sent)
+    none = panel._presser(lambda session, values, say: session.editor.deselect())(request=None, session=session, **sent)
+    assert none[form["edit_1_selected"]] is False, "the first answer ticks it"
+
+
+def test_opening_a_list_fills_in_where_it_is_saved(listed: Path, panel: EditPanel) -> None:
+    shown = panel._opener("ask")(str(listed), "", None)
+    assert shown[panel.desk.form["edit_export"]] == str(listed.with_name(f"{listed.stem}.edited.list"))

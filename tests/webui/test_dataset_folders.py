@@ -18,6 +18,8 @@ from tools.webui.dataset_folders import (
     dataset_name,
     keep_uploads,
     newly_finished,
+    own_outputs,
+    work_folder,
 )
 from tools.webui.step_panel import sample_of
 from tools.webui.steps import SLICE, TRANSCRIBE, argument, prepare, step_of
@@ -57,14 +59,31 @@ def test_boxes_hold_what_is_there(folders: DatasetFolders, recording: Path) -> N
 def test_a_finished_step_fills_the_next_one(folders: DatasetFolders, recording: Path, tmp_path: Path) -> None:
     jobs, chains = jobs_in(tmp_path), Chains(tmp_path / "chains", jobs_in(tmp_path))
     job = prepare(SLICE, form(folders)).start(jobs)
-    assert newly_finished(jobs, chains, [job.id]) == ({}, [job.id])
+    own = own_outputs(form(folders), folders)
+    assert newly_finished(jobs, chains, [job.id], own) == ({}, [job.id])
     finish(job)
-    boxes, left = newly_finished(jobs, chains, [job.id])
+    boxes, left = newly_finished(jobs, chains, [job.id], own)
     assert left == [] and boxes == boxes_after("slice", folders.clips)
     assert boxes["transcribe_source"] == str(folders.clips)
     failed = prepare(TRANSCRIBE, form(folders, transcribe_source=str(recording))).start(jobs)
     finish(failed, error=UserError("audio_empty", "{file} holds no sound.", file="x"))
-    assert newly_finished(jobs, chains, [failed.id, "gone"]) == ({}, [])
+    assert newly_finished(jobs, chains, [failed.id, "gone"], own) == ({}, [])
+
+
+def test_a_step_of_another_dataset_fills_nothing(folders: DatasetFolders, recording: Path, tmp_path: Path) -> None:
+    jobs = jobs_in(tmp_path)
+    chains, elsewhere = Chains(tmp_path / "chains", jobs), tmp_path / "elsewhere"
+    job = prepare(SLICE, form(folders, slice_output=str(elsewhere))).start(jobs)
+    finish(job)
+    assert newly_finished(jobs, chains, [job.id], own_outputs(form(folders), folders)) == ({}, [])
+    here = own_outputs({"slice_output": f" {tmp_path}/x/../elsewhere/ "}, folders)
+    assert newly_finished(jobs, chains, [job.id], here)[0] == boxes_after("slice", elsewhere)
+
+
+def test_one_list_has_one_folder_of_edits_however_its_path_is_written(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    ways = [tmp_path / "a.list", tmp_path / "x" / ".." / "a.list"]
+    assert len({work_folder([way], tmp_path) for way in ways}) == 1
 
 
 def test_a_chain_goes_on_after_a_restart_and_ends_with_a_failure(
@@ -82,12 +101,14 @@ def test_a_chain_goes_on_after_a_restart_and_ends_with_a_failure(
     newest = jobs.jobs()[0]
     assert step_of(newest) is TRANSCRIBE and argument(newest, "input") == str(folders.clips)
     assert chains.of_job(newest.id).position == 2
-    boxes, left = newly_finished(jobs, chains, [chain.id])
+    own = own_outputs({}, folders)
+    boxes, left = newly_finished(jobs, chains, [chain.id], own)
     assert left == [chain.id] and boxes == {}
     finish(newest, error=UserError("no_recordings", "There are no recordings in {path}; check the path.", path="x"))
     chains.advance()
     assert chains.find(chain.id).ended == "failed"
-    boxes, left = newly_finished(jobs, chains, [chain.id])
+    jobs.remove(jobs.job(chain.links[0].job))
+    boxes, left = newly_finished(jobs, chains, [chain.id], own)
     assert left == [] and boxes["transcribe_source"] == str(folders.clips)
 
 

@@ -14,7 +14,8 @@ from tools.webui.controls import Control, controls_of
 from tools.webui.dataset_folders import (
     DatasetFolders,
 )
-from tools.webui.steps import DENOISE, REPORT, SEPARATE, SLICE, STEPS, TRANSCRIBE, prepare
+from tools.webui.model_check import check_model
+from tools.webui.steps import DENOISE, REPORT, SEPARATE, SLICE, STEPS, TRANSCRIBE, argument_in, prepare
 
 
 def test_a_filled_form_becomes_the_command_line_of_its_tool(folders: DatasetFolders, recording: Path) -> None:
@@ -51,6 +52,54 @@ def test_a_wrong_form_is_refused_before_anything_starts(
     folders: DatasetFolders, recording: Path, values: dict, code: str
 ) -> None:
     assert refused(lambda: prepare(SLICE, {**form(folders), **values})) == code
+
+
+def test_one_place_is_one_work_however_its_path_is_written(folders: DatasetFolders, recording: Path) -> None:
+    ways = (str(folders.clips), f"{folders.clips.parent}/x/../{folders.clips.name}/")
+    assert len({prepare(SLICE, form(folders, slice_output=way)).work_key for way in ways}) == 1
+
+
+@pytest.mark.parametrize("step", [SEPARATE, TRANSCRIBE], ids=lambda step: step.name)
+def test_a_model_is_a_name_or_a_path_that_is_there(
+    step: object, folders: DatasetFolders, recording: Path, tmp_path: Path
+) -> None:
+    def model(text: str) -> str:
+        values = {**form(folders), f"{step.name}_model": text, f"{step.name}_source": str(recording)}
+        return argument_in(prepare(step, values).arguments, "model")
+
+    name = next(iter(step.models()))
+    (tmp_path / "my model").mkdir()
+    assert model(f' "{name}" ') == model(name) == name and model("nobody-knows") == "nobody-knows"
+    assert model(f"'{tmp_path}/my model/'") == str(tmp_path / "my model")
+    assert refused(lambda: model(f"{tmp_path}/other")) == refused(lambda: model("~/no/such/model")) == "path_missing"
+
+
+@pytest.mark.parametrize(
+    ("step", "text", "code"),
+    [
+        (TRANSCRIBE, "tiny", "asr_model_missing"),
+        (TRANSCRIBE, "nobody-knows", "asr_model_unknown"),
+        (SEPARATE, "htdemucs", "separation_model_missing"),
+        (SEPARATE, "nobody-knows", "separation_model_unknown"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_told_before_the_first_step(
+    step: object,
+    text: str,
+    code: str,
+    folders: DatasetFolders,
+    recording: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("modules.corpus.whisper_models.cached_snapshot", lambda *args: None)
+    monkeypatch.setattr("modules.corpus.separation_models.cached_snapshot", lambda *args: None)
+    monkeypatch.setattr("tools.webui.model_check.cached_snapshot", lambda *args: None)
+    work = prepare(step, {**form(folders), f"{step.name}_model": text}, source=recording)
+    assert refused(lambda: check_model(work, tmp_path, lambda: False)) == code
+    if "missing" in code:
+        check_model(work, tmp_path, lambda: True)
+    check_model(prepare(SLICE, form(folders)), tmp_path, lambda: False)
 
 
 def test_controls_have_the_defaults_and_bounds_of_their_options() -> None:

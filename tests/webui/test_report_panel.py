@@ -35,18 +35,28 @@ def test_a_finished_report_is_shown_once(listed: Path, folders: DatasetFolders, 
     own = SimpleNamespace(jobs=jobs_in(tmp_path), messages=Messages(), log_file=None)
     with gr.Blocks():
         page = Form()
-        page.add("dataset_name", gr.Textbox("mine"))
+        for name in ("dataset_name", "edit_audio_folder"):
+            page.add(name, gr.Textbox("mine"))
         i18n = own.messages.frontend()
         panel = ReportPanel(Desk(page, own, i18n, gr.State([]), gr.Timer(active=False)), folders)
     values = {"report_list": str(listed), "report_sample_clips": 0}
     job = start_report(own, values, folders.lists / "report.json")
     assert "--sample-clips=0" in job.config().argv and panel.news(str(listed), "", ENGLISH) == {}
+    assert not any(item.startswith("--audio-folder") for item in job.config().argv)
     finish(job, build_report(listed, None, ReportOptions(sample_clips=0)))
     news = panel.news(str(listed), "", ENGLISH)
     assert "<svg" in news[panel.view] and news[panel.seen] == job.id
     assert panel.news(str(listed), job.id, ENGLISH) == {}
     assert panel.news("", job.id, ENGLISH) == {panel.view: "", panel.seen: ""}
     assert refused(lambda: start_report(own, {"report_list": "/no/list"}, tmp_path / "r.json")) == "path_missing"
+
+
+def test_the_audio_folder_of_the_editor_is_that_of_the_report(listed: Path, tmp_path: Path) -> None:
+    own = SimpleNamespace(jobs=jobs_in(tmp_path))
+    values = {"report_list": str(listed), "edit_audio_folder": f' "{tmp_path}/" '}
+    assert f"--audio-folder={tmp_path}" in start_report(own, values, tmp_path / "r.json").config().argv
+    elsewhere = {**values, "edit_audio_folder": "/no/folder"}
+    assert refused(lambda: start_report(own, elsewhere, tmp_path / "r.json")) == "path_missing"
 
 
 def test_reasons_that_differ_in_a_name_only_are_told_together_and_in_the_readers_language(

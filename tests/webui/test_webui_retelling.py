@@ -12,6 +12,8 @@ from modules.paths import PROJECT_ROOT
 from tools.webui.messages import Messages
 from tools.webui.retelling import REMARKS, kind_of, retell, retell_error
 
+EMPTY = "{file} holds no sound; record or export it again, or leave it out."
+
 CHINESE = Messages().translator("zh-CN")
 
 
@@ -39,7 +41,7 @@ def heard(text: str, confidence: float = 0.9, seconds: float = 2.0) -> Recogniti
         judge(heard("hm", seconds=20), RecognitionOptions()),
         judge(heard("thank you very much " * 9), RecognitionOptions()),
         f"{FAILED}: some library's words",
-        str(UserError("audio_empty", "{file} holds no sound.", file="声 {1}.wav")),
+        str(UserError("audio_empty", EMPTY, file="声 {1}.wav")),
     ],
 )
 def test_reasons_of_the_tools_are_told_in_chinese(reason: str) -> None:
@@ -48,7 +50,7 @@ def test_reasons_of_the_tools_are_told_in_chinese(reason: str) -> None:
 
 
 def test_a_cause_inside_is_told_too_and_fields_stay_as_they_were() -> None:
-    inner = str(UserError("audio_empty", "{file} holds no sound.", file="a b.wav"))
+    inner = str(UserError("audio_empty", EMPTY, file="a b.wav"))
     told = retell(f"{UNREADABLE}: {inner}", CHINESE)
     assert told.startswith("无法读取") and "a b.wav" in told and "holds" not in told
     short = "x.wav holds 0.4 s of speech; record at least 1.0 s, better 3 to 10 s."

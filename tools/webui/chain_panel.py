@@ -7,6 +7,7 @@ import gradio as gr
 
 from tools.webui.dataset_folders import DatasetFolders
 from tools.webui.messages import inform
+from tools.webui.model_check import check_model
 from tools.webui.slice_panel import slice_flags
 from tools.webui.step_panel import TOLD, Desk, build_source
 from tools.webui.steps import DENOISE, SEPARATE, SLICE, TRANSCRIBE, Work, existing_path, prepare
@@ -37,6 +38,8 @@ def bind_chain(desk: Desk, button: gr.Button, options: Sequence[str]) -> None:
         say, watched = desk.say(request), values.pop("watched")
         folders = desk.folders(values)
         works = chain_works(values, folders, lambda: transcribe_flags(desk, values, folders), _models(desk))
+        for work in works:
+            check_model(work, desk.services.weights.models)
         with desk.naming(say):
             chain = desk.services.chains.start(works)
         inform(say, "chain.started", count=len(works), output=works[-1].output)

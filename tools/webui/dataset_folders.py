@@ -4,14 +4,14 @@ import filecmp
 import hashlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modules.errors import UserError
 from tools.jobs import JobStore
-from tools.webui.chains import Chains
-from tools.webui.steps import argument, step_of
+from tools.webui.chains import Chain, Chains
+from tools.webui.steps import STEPS, argument_in, place_of, whole_path
 
 DEFAULT_NAME = "dataset"
 _RESERVED = frozenset("con prn aux nul jobs chains edits".split())
@@ -74,7 +74,7 @@ class DatasetFolders:
             "transcribe_source": str(self.clips) if (self.clips / "clips.jsonl").is_file() else "",
             "transcribe_output": str(self.lists),
             "edit_list": listed,
-            "edit_export": str(self.lists / f"{self.name}.list"),
+            "edit_export": "",  # beside the opened list; NAME.list is what transcribing writes
             "report_list": listed,
         }
 
@@ -121,10 +121,39 @@ def boxes_after(step: str, output: Path) -> dict[str, str]:
     return {}
 
 
-def newly_finished(jobs: JobStore, chains: Chains, watched: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+Outputs = Mapping[str, frozenset[str]]
+"""Name of a step -> places (see `place_of`) whose content concerns a page."""
+
+
+def own_outputs(values: Mapping[str, object], folders: DatasetFolders) -> Outputs:
+    """Where the steps of a page write: what stands in its boxes, and the folders of its dataset.
+
+    Args:
+        values: `{step}_output` of the steps; others are ignored.
+        folders: of the dataset that the page names.
+    """
+    usual = folders.boxes()
+    found = {}
+    for step in STEPS:
+        places = set()
+        for text in (values.get(f"{step.name}_output"), usual.get(f"{step.name}_output")):
+            if str(text or "").strip():
+                places.add(place_of(whole_path(text)))
+        found[step.name] = frozenset(places)
+    return found
+
+
+def newly_finished(
+    jobs: JobStore, chains: Chains, watched: Sequence[str], outputs: Outputs
+) -> tuple[dict[str, str], list[str]]:
     """What the watched jobs and chains that ended since fill into the boxes, and the ids that still run or wait.
 
     A chain fills them when it has ended, so that nobody's typing is disturbed at each of its steps.
+
+    Args:
+        jobs, chains: of the machine, those of other datasets and pages among them.
+        watched: ids.
+        outputs: of the page; what was written elsewhere fills nothing.
     """
     boxes: dict[str, str] = {}
     left = []
@@ -133,23 +162,31 @@ def newly_finished(jobs: JobStore, chains: Chains, watched: Sequence[str]) -> tu
         if chain is not None and not chain.ended:
             left.append(id)
             continue
-        for part in [link.job for link in chain.links if link.job] if chain else [id]:
-            try:
-                job = jobs.job(part)
-                state, step = job.state(), step_of(job)
-            except UserError:
-                continue  # removed meanwhile
+        for state, argv in _ended_parts(jobs, chain, id):
+            step = next((step for step in STEPS if step.module in argv), None)
+            output = argument_in(argv, "output")
             if state in ("waiting", "running"):
                 left.append(id)
-            elif state == "done" and step is not None and argument(job, "output"):
-                boxes.update(boxes_after(step.name, Path(argument(job, "output"))))
+            elif state == "done" and step is not None and output and place_of(output) in outputs[step.name]:
+                boxes.update(boxes_after(step.name, Path(output)))
     return boxes, left
+
+
+def _ended_parts(jobs: JobStore, chain: Chain | None, id: str) -> list[tuple[str, tuple[str, ...]]]:
+    """State and command line of a job, or of the steps of a chain that has ended; none for a job that was removed."""
+    if chain is not None:
+        return [(link.state, (link.module, *link.arguments)) for link in chain.links if link.state]
+    try:
+        job = jobs.job(id)
+        return [(job.state(), job.config().argv)]
+    except UserError:
+        return []
 
 
 def work_folder(lists: Sequence[Path], logs: Path) -> Path:
     """Where the edits of lists are kept: one folder for each choice of them, found again after a restart."""
-    whole = lists[0].absolute()
-    names = "\n".join(str(path.absolute()) for path in lists)
+    whole = Path(place_of(lists[0]))
+    names = "\n".join(place_of(path) for path in lists)
     digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:8]
     stem = re.sub(r"[^\w-]+", "_", f"{whole.parent.name}-{whole.stem}")[:60]
     return logs / "edits" / f"{stem}-{digest}"

@@ -7,7 +7,7 @@ import gradio as gr
 
 from modules.errors import UserError
 from tools.webui.chain_panel import bind_chain, build_chain_controls
-from tools.webui.dataset_folders import DEFAULT_NAME, DatasetFolders, dataset_name, newly_finished
+from tools.webui.dataset_folders import DEFAULT_NAME, DatasetFolders, dataset_name, newly_finished, own_outputs
 from tools.webui.denoise_panel import build_denoise_panel
 from tools.webui.edit_panel import EditPanel, build_edit_panel
 from tools.webui.form import Form
@@ -54,9 +54,10 @@ def build_dataset_tab(app: gr.Blocks, services: Services, i18n: gr.I18n) -> Form
             report = ReportPanel(desk, folders)
     bind_chain(desk, button, options)
     boxes = list(folders.boxes())
+    outputs = [box for box in boxes if box.endswith("_output")]
     desk.timer.tick(
-        _poll(desk, report),
-        [desk.watched, *report.inputs],
+        _poll(desk, report, outputs),
+        [desk.watched, *report.inputs, form["dataset_name"], *(form[box] for box in outputs)],
         [*(form[box] for box in boxes), *report.outputs, desk.watched, desk.timer],
         **QUIET,
     )
@@ -67,11 +68,15 @@ def build_dataset_tab(app: gr.Blocks, services: Services, i18n: gr.I18n) -> Form
     return form
 
 
-def _poll(desk: Desk, report: ReportPanel) -> Callable[..., dict]:
+def _poll(desk: Desk, report: ReportPanel, outputs: list[str]) -> Callable[..., dict]:
     @desk.guard
-    def poll(watched: list[str], listed: str, seen: str, request: gr.Request) -> dict:
+    def poll(watched: list[str], listed: str, seen: str, name: str, request: gr.Request, *written: str) -> dict:
         """Fill what finished steps made into the boxes of the next ones, and show a finished report."""
-        boxes, left = newly_finished(desk.services.jobs, desk.services.chains, watched)
+        try:
+            own = own_outputs(dict(zip(outputs, written)), desk.folders({"dataset_name": name}))
+        except UserError:
+            return {desk.watched: gr.skip()}  # half a name; when it is whole, this goes on
+        boxes, left = newly_finished(desk.services.jobs, desk.services.chains, watched, own)
         if not boxes and left == watched:
             return {desk.watched: gr.skip()}
         shown = report.news(listed, seen, desk.say(request))

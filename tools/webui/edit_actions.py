@@ -4,6 +4,7 @@ from typing import Any
 
 from modules.editing.browsing import PAGE_ROWS, Filters
 from modules.errors import UserError
+from tools.webui.edit_pages import stale
 from tools.webui.edit_session import EditSession
 from tools.webui.messages import Translator, inform, warn
 from tools.webui.steps import whole_path
@@ -26,14 +27,14 @@ def rename(session: EditSession, values: dict[str, Any], say: Translator) -> Non
     """Rename a speaker everywhere, or that of the ticked rows when no old name is given."""
     old, new = str(values["edit_old_speaker"] or "").strip(), str(values["edit_new_speaker"] or "").strip()
     if old:
-        session.editor.rename_speaker(old, new)
+        session.editor.rename_speaker(old, new, session.seen)
     else:
-        session.editor.set_speaker(session.chosen(), new)
+        session.editor.set_speaker(session.chosen(), new, session.seen)
 
 
 def set_language(session: EditSession, values: dict[str, Any], say: Translator) -> None:
     """Give the ticked rows a language tag."""
-    session.editor.set_language(session.chosen(), str(values["edit_new_language"] or "").strip())
+    session.editor.set_language(session.chosen(), str(values["edit_new_language"] or "").strip(), session.seen)
 
 
 def find(session: EditSession, values: dict[str, Any], say: Translator) -> None:
@@ -50,8 +51,10 @@ def find(session: EditSession, values: dict[str, Any], say: Translator) -> None:
 
 
 def delete(session: EditSession, values: dict[str, Any], say: Translator) -> None:
-    """Take the ticked rows out of the list."""
+    """Take the ticked rows out of the list, but none that cannot be seen."""
     inform(say, "edit.deleted", count=session.delete())
+    if session.hidden:
+        warn(say, say("edit.hidden_kept", count=len(session.hidden)))
 
 
 def show_all(session: EditSession, values: dict[str, Any], say: Translator) -> None:
@@ -61,8 +64,18 @@ def show_all(session: EditSession, values: dict[str, Any], say: Translator) -> N
 
 def export(session: EditSession, values: dict[str, Any], say: Translator) -> None:
     """Write the list, and tell where the lines are that could not be used."""
-    target = whole_path(values["edit_export"])
-    rejected = session.editor.export(target)
-    inform(say, "edit.exported", file=target)
-    if rejected is not None:
-        warn(say, say("edit.exported_rejected", file=rejected))
+    named = str(values["edit_export"] or "").strip()
+    done = session.export(whole_path(named) if named else None)
+    inform(say, "edit.exported", file=done.file)
+    if done.backup is not None:
+        warn(say, say("edit.exported_backup", file=done.file, backup=done.backup))
+    if done.rejected is not None:
+        warn(say, say("edit.exported_rejected", file=done.rejected))
+
+
+def tell_refused(session: EditSession, token: str, say: Translator) -> None:
+    """Say that the list is another one now, and repeat what was typed in vain, since the page shows it no more."""
+    lines = [say.error(stale())]
+    for typed in session.refused(token):
+        lines.append(say("edit.refused", typed=" | ".join(filter(None, (typed.text, typed.speaker, typed.language)))))
+    warn(say, " ".join(lines))

@@ -39,7 +39,8 @@ class EditLayout:
             self.bottom = self._build_moving("bottom")
             self._build_saving(folders)
         self.outputs = [
-            *(desk.form[name] for name in SHOWN_NAMES), *self.rows, self.clips, self.session, self.problems, self.retry,
+            *(desk.form[name] for name in (*SHOWN_NAMES, "edit_export")), *self.rows, self.clips, self.session,
+            self.problems, self.retry,
         ]  # fmt: skip
 
     def _build_opening(self, folders: DatasetFolders) -> None:
@@ -134,7 +135,7 @@ class EditLayout:
         with gr.Row():
             target = gr.Textbox(
                 folders.boxes()["edit_export"], label=i18n("edit.export"), info=i18n("edit.export_hint"), scale=3,
-                elem_id="edit-export-path",
+                placeholder=i18n("edit.export_default"), elem_id="edit-export-path",
             )  # fmt: skip
             form.add("edit_export", target)
             self.export = gr.Button(

@@ -1,6 +1,6 @@
 """Step 5: listen, correct, cut and join, ten clips a page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from tools.webui.dataset_folders import DatasetFolders, work_folder
 from tools.webui.edit_layout import EditLayout
 from tools.webui.edit_rows import (
     TYPED_NAMES,
+    news,
     page_values,
     problems_html,
+    reshown_values,
     status_line,
     typed_rows,
 )
@@ -45,8 +47,8 @@ class EditPanel(EditLayout):
         for back, forth, undo, redo in (self.top, self.bottom):
             self._button(back, lambda session, values, say: session.go(-1))
             self._button(forth, lambda session, values, say: session.go(1))
-            self._button(undo, lambda session, values, say: session.editor.undo())
-            self._button(redo, lambda session, values, say: session.editor.redo())
+            self._button(undo, lambda session, values, say: session.undo())
+            self._button(redo, lambda session, values, say: session.redo())
         self._button(self.select_page, edit_actions.select_page)
         self._button(self.select_all, lambda session, values, say: session.editor.select_all(session.found))
         self._button(self.select_none, lambda session, values, say: session.editor.deselect())
@@ -63,9 +65,7 @@ class EditPanel(EditLayout):
         inputs = {**form.only([*TYPED_NAMES, "edit_token"]), "session": self.session}
         for number in range(1, PAGE_ROWS + 1):
             for field in ("text", "speaker", "language"):
-                form[f"edit_{number}_{field}"].blur(
-                    self._keeper(), inputs_kwargs=inputs, outputs=[form["edit_status"]], **TOLD
-                )
+                form[f"edit_{number}_{field}"].blur(self._keeper(), inputs_kwargs=inputs, outputs=self.outputs, **TOLD)
 
     def open_if_edited(self, values: dict[str, Any], say: Translator) -> dict:
         """Updates that show a list again that was under edit when the page was left."""
@@ -86,6 +86,7 @@ class EditPanel(EditLayout):
             self.session: session,
             self.problems: problems_html(session.editor.problems, say),
             self.retry: gr.update(visible=False),
+            self.desk.form["edit_export"]: str(session.export_path),
             **self._shown(session, say),
         }
 
@@ -104,8 +105,9 @@ class EditPanel(EditLayout):
 
         return open_list
 
-    def _shown(self, session: EditSession, say: Translator) -> dict:
+    def _shown(self, session: EditSession, say: Translator, sent: Mapping[str, Any] | None = None) -> dict:
         values, used = page_values(session, say)
+        values = values if sent is None else news(session, values, sent)
         shown = {row: gr.update(visible=number < used) for number, row in enumerate(self.rows)}
         return {**self.desk.form.updates(values), **shown, self.clips: gr.update(visible=True)}
 
@@ -117,29 +119,47 @@ class EditPanel(EditLayout):
             "edit_longest_seconds", "edit_shortest_seconds", "edit_export",
         ]  # fmt: skip
 
+        inputs = {**self.desk.form.only(names), "session": self.session}
+        button.click(self._presser(act), inputs_kwargs=inputs, outputs=self.outputs, **{**TOLD, **others})
+
+    def _presser(self, act: Act) -> Callable[..., dict]:
         @self.desk.guard
         def pressed(request: gr.Request, **values: Any) -> dict:
             """One change, after everything that was typed is saved."""
             say, session = self.desk.say(request), edit_actions.needed(values.pop("session"))
             with session.locked():
-                session.commit(values["edit_token"], typed_rows(values))
-                act(session, values, say)
-                return self._shown(session, say)
+                try:
+                    with session.answering(values["edit_token"], typed_rows(values)):
+                        act(session, values, say)
+                except UserError as error:
+                    if error.code != "edit_stale":
+                        raise
+                    edit_actions.tell_refused(session, values["edit_token"], say)
+                return self._shown(session, say, values)
 
-        inputs = {**self.desk.form.only(names), "session": self.session}
-        button.click(pressed, inputs_kwargs=inputs, outputs=self.outputs, **{**TOLD, **others})
+        return pressed
 
-    def _keeper(self) -> Callable[..., str]:
+    def _keeper(self) -> Callable[..., dict]:
         @self.desk.guard
         def keep(request: gr.Request, **values: Any) -> Any:
-            """Save what is typed as soon as its box is left."""
+            """Save what is typed as soon as its box is left; show rows again that another tab changed meanwhile."""
             session: EditSession | None = values.pop("session")
             if session is None:
-                return gr.skip()
+                return {self.session: gr.skip()}
+            say, token = self.desk.say(request), values["edit_token"]
             with session.locked():
-                session.commit(values["edit_token"], typed_rows(values))
+                try:
+                    session.commit(token, typed_rows(values))
+                except UserError as error:
+                    if error.code != "edit_stale":
+                        raise
+                    edit_actions.tell_refused(session, token, say)
+                    again = session.reshow(token)
+                    if again is None:
+                        return self._shown(session, say, values)
+                    return self.desk.form.updates(reshown_values(again))
                 page = session.editor.page(session.index, PAGE_ROWS, session.found)
-                return status_line(session, page, self.desk.say(request))
+                return self.desk.form.updates({"edit_status": status_line(session, page, say)})
 
         return keep
 

@@ -8,7 +8,8 @@ import gradio as gr
 
 from modules.data.lines import Problem
 from modules.editing.browsing import PAGE_ROWS, Page, Shown
-from tools.webui.edit_session import EditSession, Typed
+from tools.webui.edit_pages import Reshown, Typed
+from tools.webui.edit_session import EditSession
 from tools.webui.form import Form
 from tools.webui.messages import Translator
 from tools.webui.serving import served
@@ -82,6 +83,28 @@ def page_values(session: EditSession, say: Translator) -> tuple[dict[str, Any], 
             f"edit_{number}_note": note_html(shown, say) if shown else "",
         }
     return values, len(page.rows)
+
+
+def news(session: EditSession, values: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, Any]:
+    """A new page without what the browser holds already, so that typing which goes on in such a box is not undone.
+
+    Args:
+        session: knows which rows both pages show.
+        values: the new page by name.
+        sent: what the browser sent, by name.
+    """
+    rows = session.same_rows(sent["edit_token"], values["edit_token"])
+    held = {f"edit_{place + 1}_{name}" for place in rows for name in FIELDS}
+    return {name: value for name, value in values.items() if name not in held or sent[name] != value}
+
+
+def reshown_values(again: Reshown) -> dict[str, Any]:
+    """The rows that another tab changed, and the page's new token, as values by name."""
+    values: dict[str, Any] = {"edit_token": again.token}
+    for place, typed in again.rows.items():
+        row = f"edit_{place + 1}"
+        values |= {f"{row}_text": typed.text, f"{row}_speaker": typed.speaker, f"{row}_language": typed.language}
+    return values
 
 
 def status_line(session: EditSession, page: Page, say: Translator) -> str:

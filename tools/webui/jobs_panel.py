@@ -7,10 +7,11 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import UserError
+from tools.jobs import Job
 from tools.webui.jobs_view import JobsView, jobs_view
 from tools.webui.messages import Translator, guarded, inform
 from tools.webui.services import Services
-from tools.webui.serving import served
+from tools.webui.serving import served_result
 
 POLL_SECONDS = 2.0
 NEWEST = ""
@@ -65,7 +66,7 @@ def build_jobs_panel(app: gr.Blocks, services: Services, i18n: gr.I18n) -> None:
     chosen.input(poll, [chosen, seen], outputs, **quiet)
     told = {**quiet, "queue": True, "concurrency_limit": None}
     for button, act in ((stop, _stop(services)), (remove, _remove(services))):
-        button.click(act, chosen, None, **told).then(poll, [chosen, seen], outputs, **quiet)
+        button.click(act, [chosen, seen], None, **told).then(poll, [chosen, seen], outputs, **quiet)
 
 
 def changes(view: JobsView, seen: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _poll(services: Services, i18n: gr.I18n, parts: dict[str, Any], seen_state: 
             gone = chosen and chosen not in dict(map(reversed, changed["choices"]))
             updates[parts["choices"]] = gr.update(choices=choices, **({"value": NEWEST} if gone else {}))
         if "files" in changed:
-            copies = [copy for file in changed["files"] if (copy := served(file)) is not None]
+            copies = [copy for file in changed["files"] if (copy := served_result(file)) is not None]
             updates[parts["files"]] = gr.update(value=copies, visible=bool(copies))
         for name in ("can_stop", "can_remove"):
             if name in changed:
@@ -106,37 +107,39 @@ def _poll(services: Services, i18n: gr.I18n, parts: dict[str, Any], seen_state: 
     return poll
 
 
-def _chosen_id(services: Services, chosen: str | None, states: tuple[str, ...]) -> str:
-    """The chosen job, or else the newest in one of the states that the panel shows for "newest"."""
-    if chosen:
-        return chosen
-    jobs = services.jobs.jobs()
-    running = next((job for job in jobs if job.state() == "running"), jobs[0] if jobs else None)
-    return running.id if running is not None and running.state() in states else ""
+def shown_job(services: Services, chosen: str | None, seen: Mapping[str, Any]) -> Job | None:
+    """The job that the visitor sees: the chosen one, or else that which was last sent for "newest".
+
+    Which one is the newest by now does not matter: nobody stops or removes what was never shown.
+    """
+    id = chosen or str(seen.get("current", ""))
+    return services.jobs.job(id) if id else None
 
 
 def _stop(services: Services) -> Callable[..., None]:
     @guarded(services.messages, services.log_file)
-    def stop(chosen: str | None, request: gr.Request) -> None:
-        """End the job that is shown, and all its processes."""
+    def stop(chosen: str | None, seen: dict[str, Any], request: gr.Request) -> None:
+        """End the job that is shown, and all its processes; with it the chain that it belongs to."""
         say = services.messages.for_request(request)
-        id = _chosen_id(services, chosen, ("running", "waiting"))
-        if not id:
+        job = shown_job(services, chosen, seen)
+        if job is not None and services.chains.stop(job.id):
+            inform(say, "jobs.chain_stopped")
+        elif job is not None and job.state() in ("running", "waiting"):
+            job.stop()
+            inform(say, "jobs.stopped")
+        else:
             inform(say, "message.nothing_to_stop")
-            return
-        services.jobs.job(id).stop()
-        services.chains.advance()
-        inform(say, "jobs.stopped")
 
     return stop
 
 
 def _remove(services: Services) -> Callable[..., None]:
     @guarded(services.messages, services.log_file)
-    def remove(chosen: str | None, request: gr.Request) -> None:
+    def remove(chosen: str | None, seen: dict[str, Any], request: gr.Request) -> None:
         """Delete the folder of the job that is shown; what it made stays."""
-        id = _chosen_id(services, chosen, ("done", "failed", "stopped"))
-        if id:
-            services.jobs.remove(services.jobs.job(id))
+        job = shown_job(services, chosen, seen)
+        if job is not None:
+            services.chains.advance()  # its chain notes down how it ended
+            services.jobs.remove(job)
 
     return remove

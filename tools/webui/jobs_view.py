@@ -9,7 +9,7 @@ from typing import Any
 from modules.errors import UserError, retold
 from modules.progress import Progress
 from tools.jobs import Job, JobStore
-from tools.webui.chains import Chains
+from tools.webui.chains import Chain, Chains
 from tools.webui.messages import Translator
 from tools.webui.retelling import retell, retell_error
 
@@ -53,8 +53,9 @@ class JobsView:
         details: of the chosen job.
         log: the end of its log.
         files: lists that it made, to be fetched.
-        can_stop: whether it runs or waits.
+        can_stop: whether it runs or waits, or the chain that it belongs to goes on.
         can_remove: whether it has ended.
+        current: id of the chosen job, or of the one that is shown for none.
     """
 
     active: tuple[str, ...]
@@ -65,16 +66,19 @@ class JobsView:
     files: tuple[str, ...]
     can_stop: bool
     can_remove: bool
+    current: str = ""
 
 
 def jobs_view(jobs: JobStore, chains: Chains, chosen: str, say: Translator) -> JobsView:
-    """The newest jobs, and one of them in full: the chosen one, or else the newest that runs, or the newest."""
-    shown = jobs.jobs()[:SHOWN_JOBS]
-    states = {job.id: job.state() for job in shown}
+    """All active jobs and the newest ended ones, and one of them in full: the chosen one, or else the newest that runs,
+    or the newest."""
+    shown, states = _shown(jobs)
     current = next((job for job in shown if job.id == chosen), None)
     if current is None:
         current = next((job for job in shown if states[job.id] == "running"), shown[0] if shown else None)
-    overview = "".join(_card(job, states[job.id], say) for job in shown) or f"<p>{_safe(say('jobs.none'))}</p>"
+    stuck = {chain.newest_job: chain for chain in chains.all() if chain.reason}
+    cards = "".join(_card(job, states[job.id], stuck.get(job.id), say) for job in shown)
+    overview = cards or f"<p>{_safe(say('jobs.none'))}</p>"
     choices = tuple((f"{title(job, say)} · {_clock(job)}", job.id) for job in shown)
     active = tuple(id for id, state in states.items() if state in ("waiting", "running"))
     if current is None:
@@ -86,9 +90,22 @@ def jobs_view(jobs: JobStore, chains: Chains, chosen: str, say: Translator) -> J
         details(current, chains, say),
         "\n".join(current.log_tail(60)),
         tuple(result_files(current)),
-        current.id in active,
+        current.id in active or chains.running(current.id) is not None,
         current.id not in active,
+        current.id,
     )
+
+
+def _shown(jobs: JobStore) -> tuple[list[Job], dict[str, str]]:
+    """What can be chosen, newest first, with the state of each: a job that runs is there however old it is."""
+    shown, states, ended = [], {}, 0
+    for job in jobs.jobs():
+        state = job.state()
+        ended += state not in ("waiting", "running")
+        if state in ("waiting", "running") or ended <= SHOWN_JOBS:
+            shown.append(job)
+            states[job.id] = state
+    return shown, states
 
 
 def title(job: Job, say: Translator) -> str:
@@ -122,6 +139,16 @@ def failure_words(job: Job, say: Translator) -> str:
     return say.error(retell_error(named, say))
 
 
+def chain_words(chain: Chain, say: Translator) -> str:
+    """Why the next step of a chain could not be started, in the reader's language; empty if it could."""
+    if not chain.reason:
+        return ""
+    cause, code = str(chain.reason.get("text", "")), str(chain.reason.get("code", ""))
+    if code:
+        cause = say.error(retell_error(retold(code, cause, dict(chain.reason.get("fields") or {})), say))
+    return say("jobs.chain_failed", cause=cause)
+
+
 def details(job: Job, chains: Chains, say: Translator) -> str:
     """Everything about one job but its log."""
     state, progress = job.state(), job.progress()
@@ -129,7 +156,8 @@ def details(job: Job, chains: Chains, say: Translator) -> str:
     rows.append((say("jobs.cause"), failure_words(job, say)))
     chain = chains.of_job(job.id)
     if chain is not None and len(chain.links) > 1:
-        rows.append((say("jobs.chain"), say("jobs.chain_step", number=chain.position, total=len(chain.links))))
+        words = say("jobs.chain_step", number=chain.position, total=len(chain.links))
+        rows.append((say("jobs.chain"), f"{words}. {chain_words(chain, say)}" if chain.reason else words))
     if before := job.waits_for():
         rows.append((say("jobs.waits_for"), ", ".join(title(other, say) for other in before)))
     rows += [(say("jobs.progress"), _progress_words(progress, state, say)), (say("jobs.time"), _span(job.seconds()))]
@@ -164,13 +192,15 @@ def result_files(job: Job) -> list[str]:
     return [str(file) for file in files if file.is_file() and file.stat().st_size <= _LARGEST_DOWNLOAD_BYTES]
 
 
-def _card(job: Job, state: str, say: Translator) -> str:
+def _card(job: Job, state: str, stuck: Chain | None, say: Translator) -> str:
     progress = job.progress()
     words = say(STATES[state])
     if state in ("running", "waiting"):
         words = f"{words} {_progress_words(progress, state, say)}".strip()
     elif cause := failure_words(job, say):
         words = f"{words}: {cause}"
+    if stuck is not None:
+        words = f"{words}. {chain_words(stuck, say)}"
     percent = progress.percent if state != "done" else 100.0
     bar = f'<div class="bar"><div style="width:{percent or 0:.0f}%"></div></div>' if state == "running" else ""
     name = f"{title(job, say)} · {_clock(job)}"

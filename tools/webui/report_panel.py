@@ -15,7 +15,7 @@ from tools.webui.messages import Translator, inform
 from tools.webui.report_view import latest_report, report_html, report_key
 from tools.webui.services import Services
 from tools.webui.step_panel import QUIET, TOLD, Desk
-from tools.webui.steps import REPORT, existing_lists, option_flags, step_options
+from tools.webui.steps import REPORT, existing_lists, existing_path, option_flags, step_options
 
 TEXTS = {
     "sample_clips": ("report.sample_clips", "report.sample_clips_hint"),
@@ -46,7 +46,7 @@ class ReportPanel:
         self.view = gr.HTML("", elem_id="report-view")
         self.seen = gr.State("")
         self.inputs, self.outputs = [box, self.seen], [self.view, self.seen]
-        inputs = {**form.only(["dataset_name", "report_list", *names]), "watched": desk.watched}
+        inputs = {**form.only(["dataset_name", "report_list", "edit_audio_folder", *names]), "watched": desk.watched}
         start.click(self._starter(), inputs_kwargs=inputs, outputs=[desk.watched, desk.timer], **TOLD)
         box.change(desk.guard(self.refresh), self.inputs, self.outputs, **QUIET)
 
@@ -86,8 +86,13 @@ class ReportPanel:
 
 
 def start_report(services: Services, values: dict[str, Any], target: Path) -> Job:
-    """Start the job. Raises UserError: path_empty, path_missing, config_out_of_bounds, job_twice."""
+    """Start the job; the audio folder is that of the editor.
+
+    Raises UserError: path_empty, path_missing, config_out_of_bounds, job_twice.
+    """
     lists = existing_lists(values["report_list"])
     arguments = ["--input", *map(str, lists), f"--json={target}", *option_flags(step_options(REPORT, values))]
+    if str(folder := values.get("edit_audio_folder") or "").strip():
+        arguments.append(f"--audio-folder={existing_path(folder)}")
     name = f"report {', '.join(path.name for path in lists)}"
     return services.jobs.start(name, REPORT.module, arguments, report_key(lists), REPORT.resources)

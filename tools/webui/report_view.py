@@ -11,6 +11,7 @@ from tools.webui.drawings import histogram_svg
 from tools.webui.jobs_view import facts
 from tools.webui.messages import Translator
 from tools.webui.retelling import kind_of, retell
+from tools.webui.steps import place_of
 
 DEFECTS = {
     "bad_lines": "report.bad_lines",
@@ -26,7 +27,7 @@ _MOST_NAMES, _MOST_EXAMPLES = 20, 20
 
 def report_key(lists: Sequence[Path]) -> str:
     """Names the work of reporting on lists."""
-    return "\n".join(["report", *map(str, lists)])
+    return "\n".join(["report", *map(place_of, lists)])
 
 
 def latest_report(jobs: JobStore, lists: Sequence[Path]) -> Job | None:

@@ -14,6 +14,7 @@ from tools.webui.dataset_folders import DatasetFolders, dataset_name, keep_uploa
 from tools.webui.form import Form
 from tools.webui.jobs_view import name_job
 from tools.webui.messages import Translator, guarded, inform
+from tools.webui.model_check import check_model
 from tools.webui.services import Services
 from tools.webui.steps import Step, prepare
 
@@ -126,6 +127,7 @@ def build_start(desk: Desk, step: Step, names: Sequence[str], flags: Flags = lam
         """Check everything, and put the step into the queue."""
         watched = values.pop("watched")
         work = prepare(step, values, flags(values, desk.folders(values)))
+        check_model(work, desk.services.weights.models)
         say = desk.say(request)
         with desk.naming(say):
             job = work.start(desk.services.jobs)

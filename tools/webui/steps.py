@@ -1,7 +1,8 @@
 """The steps from recordings to a labelled dataset as command lines of their tools. Knows no components."""
 
+import os
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ class Step:
         module: what is started.
         resources: what it needs of the machine.
         options: gives the dataclass of its options; imported only when it is asked for.
+        models: gives the names of models that its option "model" may have; any other value of it is a path.
     """
 
     name: str
     module: str
     resources: Resources
     options: Callable[[], type]
+    models: Callable[[], Collection[str]] = tuple
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,8 @@ class Work:
 
     @property
     def work_key(self) -> str:
-        """Two jobs that write to one place are the same work."""
-        return f"{self.step.name} {self.output}"
+        """Two jobs that write to one place are the same work, however its path is written."""
+        return f"{self.step.name} {place_of(self.output)}"
 
     def start(self, jobs: JobStore) -> Job:
         """Put it into the queue. Raises UserError: job_twice, jobs_locked."""
@@ -84,10 +87,22 @@ def _report_options() -> type:
     return ReportOptions
 
 
-SEPARATE = Step("separate", "tools.separate", "heavy", _separation_options)
+def _separation_models() -> Collection[str]:
+    from modules.corpus.separation_models import BAGS
+
+    return BAGS
+
+
+def _whisper_models() -> Collection[str]:
+    from modules.corpus.whisper_models import WHISPER_SIZES
+
+    return WHISPER_SIZES
+
+
+SEPARATE = Step("separate", "tools.separate", "heavy", _separation_options, _separation_models)
 DENOISE = Step("denoise", "tools.denoise", "heavy", _denoise_options)
 SLICE = Step("slice", "tools.slice", "heavy", _slice_options)
-TRANSCRIBE = Step("transcribe", "tools.transcribe", "heavy", _recognition_options)
+TRANSCRIBE = Step("transcribe", "tools.transcribe", "heavy", _recognition_options, _whisper_models)
 REPORT = Step("report", "tools.report", "light", _report_options)
 STEPS = (SEPARATE, DENOISE, SLICE, TRANSCRIBE, REPORT)
 
@@ -109,7 +124,8 @@ def prepare(
         source: taken instead of the control, and need not be there yet.
 
     Raises:
-        UserError: path_empty, path_missing, config_out_of_bounds, config_wrong_type, slice_option_order.
+        UserError: path_empty, path_missing (also of a model), config_out_of_bounds, config_wrong_type,
+            slice_option_order.
     """
     source = existing_path(values.get(f"{step.name}_source")) if source is None else source
     output = whole_path(values.get(f"{step.name}_output"))
@@ -123,8 +139,8 @@ def step_options(step: Step, values: Mapping[str, Any]) -> Any:
     """The checked options of a step.
 
     Raises:
-        UserError: config_out_of_bounds, config_wrong_type, slice_option_order; options are named as `{step}.{option}`,
-            which is the key of their label.
+        UserError: config_out_of_bounds, config_wrong_type, slice_option_order, path_missing (a model); options are
+            named as `{step}.{option}`, which is the key of their label.
     """
     cls = step.options()
     hints = typing.get_type_hints(cls)
@@ -133,6 +149,8 @@ def step_options(step: Step, values: Mapping[str, Any]) -> Any:
         value = values.get(f"{step.name}_{spec.name}")
         if value is not None:
             chosen[spec.name] = _typed(hints[spec.name], value)
+    if chosen.get("model"):
+        chosen["model"] = _model(step, chosen["model"])
     options = from_dict(cls, chosen, step.name)
     if step is SLICE:
         from modules.audio.slicing import check
@@ -159,14 +177,24 @@ def option_flags(options: Any) -> list[str]:
 
 def argument(job: Job, flag: str) -> str:
     """The value that a job was given for a flag such as "output"; empty if it was given none."""
+    return argument_in(job.config().argv, flag)
+
+
+def argument_in(argv: Sequence[str], flag: str) -> str:
+    """The value of a flag in a command line; empty if it has none."""
     prefix = f"--{flag}="
-    return next((item[len(prefix) :] for item in job.config().argv if item.startswith(prefix)), "")
+    return next((item[len(prefix) :] for item in argv if item.startswith(prefix)), "")
 
 
 def step_of(job: Job) -> Step | None:
     """The step that a job does; None for another tool."""
     argv = job.config().argv
     return next((step for step in STEPS if step.module in argv), None)
+
+
+def place_of(path: str | Path) -> str:
+    """One text for all ways of writing a path: links followed, and in one case where the system knows but one."""
+    return os.path.normcase(os.path.realpath(path))
 
 
 def whole_path(text: object) -> Path:
@@ -188,6 +216,23 @@ def existing_lists(text: object) -> list[Path]:
     """The lists that stand in a box, one a line. Raises UserError: path_empty, path_missing."""
     lines = [line for line in str(text or "").splitlines() if line.strip()]
     return [existing_path(line) for line in lines or [""]]
+
+
+def _model(step: Step, text: str) -> str:
+    """A known name as it is, anything else as a whole path; a single word may also be a name that nobody knows.
+
+    Raises UserError: path_empty, path_missing.
+    """
+    known = step.models()
+    if not known or text in known:
+        return text
+    name = str(clean_path(text))
+    if name in known:
+        return name
+    path = whole_path(text)
+    if path.exists() or not any(mark in name for mark in "/\\~"):
+        return str(path) if path.exists() else name
+    return str(existing_path(text))
 
 
 def _typed(hint: Any, value: Any) -> Any:
