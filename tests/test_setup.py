@@ -214,7 +214,7 @@ def test_the_readme_names_only_flags_and_files_that_exist(capsys: pytest.Capture
         (ROOT / name).read_text(encoding="utf-8")
         for name in ("webui.py", "tools/synthesize.py", "tools/setup_environment.py", "tests/conftest.py")
     )
-    for name in set(re.findall(r"-m tools\.([a-z_]+)", readme)):
+    for name in set(re.findall(r"-m tools\.([a-z_]+[0-9]?)", readme)):
         with pytest.raises(SystemExit):
             importlib.import_module(f"tools.{name}").main(["--help"])
         known += "".join(f'"{flag}"' for flag in re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))

@@ -1,23 +1,37 @@
-"""Turn a corpus store into features: text ids, speech tokens, f0, 32 kHz audio.
+"""Turn a dataset list, or a corpus store, into features: text ids, speech tokens, f0, 32 kHz audio.
 
-python -m tools.extract --input CORPUS --output FEATURES --models pretrained_models/nano [--no-audio]
+    python -m tools.extract --input logs/me/manifest.jsonl --output logs/me/features
+    python -m tools.extract --input CORPUS --output FEATURES --models pretrained_models/nano --no-audio
+    torchrun --nproc-per-node 4 -m tools.extract --input LIST --output FEATURES
+
+Run it again after a stop or when lines were added or changed: only what is missing is done.
 """
 
 import argparse
 import functools
+import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from modules.checkpoint import file_hash
 from modules.config import load_preset
-from modules.data.extraction import Encoders, ExtractOptions, extract
-from modules.data.store import FeatureStore, StoreWriter
+from modules.corpus.outputs import REJECTED_NAME, write_rejected
+from modules.data.extraction import Encoders, ExtractOptions, Source, extract
+from modules.data.held_out import hold_out
+from modules.data.recordings import Recordings
+from modules.data.sources import clean_path
+from modules.data.store import FeatureStore, StoreWriter, write_current
+from modules.data.validation import check_manifest
+from modules.errors import UserError
 from modules.progress import StepProgress
 from modules.runtime import set_threads
 from modules.speech.train import load_tokenizer
 from modules.text.tokenizer import TextTokenizer
 from tools.running import run_step
+
+SPLITS_NAME = "splits.json"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,31 +56,82 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         hash=file_hash(text_path) + file_hash(speech_path),
     )
     options = ExtractOptions(
-        keep_audio=not arguments.no_audio, limit=arguments.limit, max_seconds=arguments.max_seconds
+        keep_audio=not arguments.no_audio,
+        limit=arguments.limit,
+        max_seconds=arguments.max_seconds,
+        rank=arguments.rank,
+        world=arguments.world,
     )
     started = time.monotonic()
-    corpus = FeatureStore(arguments.input)
-    with StoreWriter(arguments.output) as writer:
+    rejected: list[dict[str, str]] = []
+
+    def reject(file: str, reason: str) -> None:
+        rejected.append({"file": file, "reason": reason})
+        progress.reject(file, reason)
+
+    output, first = clean_path(arguments.output), options.rank == 0
+    source, name = _source(arguments, output, reject if first else lambda file, reason: None)
+    with StoreWriter(output, rank=options.rank) as writer:
         audio = load_preset(arguments.preset).audio
-        report = extract(corpus, writer, encoders, audio, options, progress.update, progress.should_stop)
+        report = extract(
+            source, writer, encoders, audio, options, progress.update, progress.should_stop,
+            lambda row, reason: reject(name(row), reason),
+        )  # fmt: skip
+    write_current(output, report.keys, rank=options.rank, world=options.world)
+    write_rejected(output / (REJECTED_NAME if first else f"rejected-{options.rank:03d}.jsonl"), rejected)
     print(
         f"{report.done} clips, {report.seconds / 3600:.2f} h, {report.already} already there, "
         f"skipped: {dict(report.skipped) or 'none'}, {time.monotonic() - started:.0f} s"
     )
+    if not report.keys and first:
+        raise UserError(
+            "nothing_extracted",
+            "None of the {count} clips of {list} could be used; {rejected} tells why for each.",
+            count=len(source),
+            list=str(arguments.input),
+            rejected=str(output / REJECTED_NAME),
+        )
     progress.finish(
         {
-            "folder": arguments.output,
+            "folder": output,
             "clips": report.done,
             "already": report.already,
             "seconds": report.seconds,
             "skipped": dict(report.skipped),
+            "rejected": len(rejected),
         }
     )
 
 
+def _source(
+    arguments: argparse.Namespace, output: Path, reject: Callable[[str, str], None]
+) -> tuple[Source, Callable[[int], str]]:
+    """What is extracted, and what its rows are called. Raises UserError: manifest_missing, store_missing."""
+    path = clean_path(arguments.input)
+    if path.is_dir():
+        corpus = FeatureStore(path)
+        return corpus, lambda row: f"{path}, row {row}"
+    checked = check_manifest(path, arguments.audio_folder)
+    for problem in checked.problems:
+        if problem.fatal:
+            reject(f"{problem.file}, line {problem.line}", str(problem.reason))
+    utterances = []
+    for row in checked.rows:
+        if row.utterance.text.strip():
+            utterances.append(row.utterance)
+        else:
+            reject(row.utterance.audio, "It has no text; nothing can be learned from it.")
+    recordings = Recordings(hold_out(utterances, output / SPLITS_NAME))
+    return recordings, recordings.name
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.extract", description=__doc__.split("\n")[0])
-    parser.add_argument("--input", type=Path, required=True, help="corpus store written by tools.corpus")
+    parser.add_argument("--input", type=Path, required=True, help="dataset list, or corpus store of tools.corpus")
+    parser.add_argument("--audio-folder", type=Path, help="look for each recording of the list here, by its name")
+    # torchrun tells each of its processes who it is by these two.
+    parser.add_argument("--rank", type=int, default=int(os.environ.get("RANK", 0)), help="number of this process")
+    parser.add_argument("--world", type=int, default=int(os.environ.get("WORLD_SIZE", 1)), help="number of processes")
     parser.add_argument("--output", type=Path, required=True, help="folder of the feature store; appended to")
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--models", type=Path, default=Path("pretrained_models/nano"), help="folder of the tokenizers")

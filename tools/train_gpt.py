@@ -17,8 +17,9 @@ import torch
 from modules.checkpoint import file_hash
 from modules.config import Preset, load_preset
 from modules.data.batching import Loader
-from modules.data.store import FeatureStore
+from modules.data.store import FeatureStore, entry_key
 from modules.errors import Stopped, UserError
+from modules.experiment import Experiment, experiment_name
 from modules.gpt.dataset import (
     Collate,
     MixOptions,
@@ -29,11 +30,14 @@ from modules.gpt.dataset import (
     quiet_codes,
     validation_rows,
 )
+from modules.gpt.lora import RANKS, add_lora
 from modules.gpt.model import SpeechGPT, load_gpt
 from modules.gpt.train import WEIGHTS_NAME, GPTStage, StageOptions, Validation
 from modules.progress import StepProgress
 from modules.runtime import pick_device, seed_everything, set_threads
 from modules.training.loop import LoopConfig, train
+from modules.training.runs import set_aside
+from tools.flags import add_beginning, add_run_length, run_length
 from tools.running import run_step
 
 NO_STEP_LIMIT = 1_000_000
@@ -50,6 +54,8 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     """Build model, data and stage from the flags, and hand them to the loop. Raises Stopped, after saving."""
     if arguments.threads:
         set_threads(arguments.threads)
+    if arguments.start_over and (kept := set_aside(arguments.output)):
+        print(f"the earlier run is kept as {kept}")
     seed_everything(arguments.seed)
     device = pick_device(arguments.device)
     preset = load_preset(arguments.preset)
@@ -72,9 +78,14 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         learning_rate=arguments.learning_rate, label_smoothing=arguments.label_smoothing, stream_weight=0.3
     )
     parent = file_hash(arguments.init) if arguments.init else ""
-    stage = GPTStage(model, options, _validation(arguments, mix, features, model.end_code), preset.name, parent)
+    validation = _validation(arguments, mix, features, model.end_code)
+    published = Experiment(experiment_name(arguments.experiment)).gpt_file if arguments.experiment else None
+    stage = GPTStage(model, options, validation, preset.name, parent, published)
+    max_steps, save_at = run_length(arguments, sampler)
     config = LoopConfig(
-        max_steps=arguments.max_steps or NO_STEP_LIMIT,
+        max_steps=max_steps or NO_STEP_LIMIT,
+        save_at_steps=save_at,
+        keep_latest=not arguments.experiment,
         max_minutes=arguments.max_minutes,
         learning_rate=arguments.learning_rate,
         warmup_steps=arguments.warmup_steps,
@@ -89,7 +100,8 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     del shape["statistics"]
     print(f"{len(dataset)} utterances, {len(sampler.batches(0))} batches an epoch, {_millions(model)} parameters")
     result = train(
-        stage, loader, config, arguments.output, resume=arguments.resume, device=device,
+        stage, loader, config, arguments.output, resume=arguments.resume or arguments.data_added, device=device,
+        data=entry_key(*(FeatureStore(s).fingerprint() for s in arguments.store)), data_added=arguments.data_added,
         should_stop=progress.should_stop, run_config={"model": shape}, on_event=progress.pass_on,
     )  # fmt: skip
     print(f"step {result.step}, stopped by {result.stopped_by}, {json.dumps(result.validation)}")
@@ -105,7 +117,10 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
 
 def _model(arguments: argparse.Namespace, preset: Preset) -> SpeechGPT:
     if arguments.init:
-        return load_gpt(arguments.init).train()
+        model = load_gpt(arguments.init).train()
+        return add_lora(model, arguments.lora_rank) if arguments.lora_rank else model
+    if arguments.lora_rank:
+        raise UserError("lora_needs_init", "LoRA adapts a finished model; name one with --init.")
     tokenizer = preset.tokenizer
     levels = tokenizer.levels if tokenizer.quantizer == "fsq" else None
     sizes = [math.prod(levels) if levels else tokenizer.codebook_size]
@@ -154,7 +169,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--init", type=Path, help="start from these weights")
     parser.add_argument("--weights-out", type=Path, help="copy the final weights here")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
+    add_beginning(parser)
+    add_run_length(parser)
+    parser.add_argument(
+        "--lora-rank",
+        type=int,
+        choices=(0, *RANKS),
+        default=0,
+        help="train adapters of this rank alone; 0 = all weights",
+    )
     parser.add_argument("--max-steps", type=int, default=0, help="0 = off")
     parser.add_argument("--max-minutes", type=float, default=0.0, help="end, annealed, after so many minutes; 0 = off")
     parser.add_argument("--batch-frames", type=int, default=4096, help="padded positions in a batch")

@@ -16,17 +16,19 @@ import numpy as np
 
 from modules.checkpoint import file_hash
 from modules.config import load_preset, to_dict
-from modules.data.batching import Loader
-from modules.data.store import FeatureStore
+from modules.data.batching import BatchSampler, Loader
+from modules.data.store import FeatureStore, entry_key
 from modules.errors import Stopped, UserError
+from modules.experiment import Experiment, experiment_name
 from modules.progress import StepProgress
 from modules.runtime import pick_device, seed_everything, set_threads
 from modules.text.tokenizer import TextTokenizer
 from modules.training.loop import LoopConfig, train
+from modules.training.runs import set_aside
 from modules.vits2.dataset import BalancedSampler, DecoderDataset
 from modules.vits2.model import VITS2
 from modules.vits2.train import VITS2Stage, VITS2TrainConfig, warm_start
-from tools.flags import add_options
+from tools.flags import add_beginning, add_options, add_run_length, run_length
 from tools.running import run_step
 
 
@@ -40,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     if arguments.threads:
         set_threads(arguments.threads)
+    if arguments.start_over and (kept := set_aside(arguments.output)):
+        print(f"the earlier run is kept as {kept}")
     seed_everything(arguments.seed)
     device = pick_device(arguments.device)
     preset = load_preset(arguments.preset)
@@ -60,8 +64,9 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         fsq_levels=levels if levels and int(np.prod(levels)) == sizes[0] else None,
     )
     if arguments.init:
-        missing, differing = warm_start(model, arguments.init)
-        print(f"started from {arguments.init}: {len(missing)} tensors missing there, {len(differing)} of other shape")
+        missing, differing = warm_start(model, *arguments.init)
+        names = ", ".join(map(str, arguments.init))
+        print(f"started from {names}: {len(missing)} tensors missing there, {len(differing)} of other shape")
     config = VITS2TrainConfig(**{f.name: getattr(arguments, f.name) for f in fields(VITS2TrainConfig)})
     stage = VITS2Stage(
         model,
@@ -69,15 +74,17 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         _validation(stores, preset, arguments, token_rate),
         preset.name,
         include_posterior=arguments.include_posterior,
-        parent_hash=file_hash(arguments.init) if arguments.init else "",
+        parent_hash=file_hash(arguments.init[0]) if arguments.init else "",
+        published=Experiment(experiment_name(arguments.experiment)).vits2_file if arguments.experiment else None,
     )
     if arguments.init_discriminators:
         stage.load_discriminators(arguments.init_discriminators)
     inference = sum(p.numel() for n, p in model.named_parameters() if not n.startswith("posterior."))
     print(f"{len(dataset)} clips of {len(dataset.by_speaker)} speakers, {inference / 1e6:.2f} M inference parameters")
     result = train(
-        stage, loader, _loop_config(arguments), arguments.output,
-        resume=arguments.resume, device=device, should_stop=progress.should_stop, on_event=progress.pass_on,
+        stage, loader, _loop_config(arguments, sampler), arguments.output,
+        resume=arguments.resume or arguments.data_added, data=entry_key(*(s.fingerprint() for s in stores)),
+        data_added=arguments.data_added, device=device, should_stop=progress.should_stop, on_event=progress.pass_on,
         run_config={"vits2": to_dict(preset.vits2), "audio": to_dict(preset.audio), "train": to_dict(config)},
     )  # fmt: skip
     skipped = f", skipped {result.skipped}" if result.skipped else ""
@@ -119,9 +126,12 @@ def _validation(stores: list[FeatureStore], preset, arguments: argparse.Namespac
     return batches
 
 
-def _loop_config(arguments: argparse.Namespace) -> LoopConfig:
+def _loop_config(arguments: argparse.Namespace, sampler: BatchSampler) -> LoopConfig:
+    max_steps, save_at = run_length(arguments, sampler)
     return LoopConfig(
-        max_steps=arguments.max_steps,
+        max_steps=max_steps,
+        save_at_steps=save_at,
+        keep_latest=not arguments.experiment,
         max_minutes=arguments.max_minutes,
         learning_rate=arguments.learning_rate,
         warmup_steps=arguments.warmup_steps,
@@ -143,7 +153,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, action="append", required=True, help="feature store; may be repeated")
     parser.add_argument("--output", type=Path, required=True, help="run folder: checkpoint, events, weights")
     parser.add_argument("--preset", default="nano")
-    parser.add_argument("--init", type=Path, help="start from these decoder weights")
+    parser.add_argument(
+        "--init", type=Path, nargs="+", help="start from these decoder weights; several files hold its parts"
+    )
     parser.add_argument("--init-discriminators", type=Path, help="start the discriminators from these weights")
     parser.add_argument("--weights-out", type=Path, help="copy the final weights here")
     parser.add_argument(
@@ -152,7 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--text-tokenizer", type=Path, help="tokenizer.json, when its size is not the preset's")
     parser.add_argument("--codebook-sizes", type=int, nargs="+", help="when they are not the preset's")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
+    add_beginning(parser)
+    add_run_length(parser)
     parser.add_argument("--max-steps", type=int, default=100000)
     parser.add_argument("--max-minutes", type=float, default=0.0, help="end, annealed, after so many minutes; 0 = off")
     parser.add_argument("--batch-seconds", type=float, default=24.0, help="seconds of target audio in a batch")

@@ -1,4 +1,4 @@
-"""Corpus rows to features: text ids, speech tokens, f0 and loudness-normalised audio.
+"""Recordings to features: text ids, speech tokens, f0 and loudness-normalised audio.
 
 The encoders are handed in, so this room knows none of them. Rows are batched by length; a row that is
 already in the output under the same key (content hash and encoder hash) is not done again, and a row that
@@ -8,6 +8,7 @@ cannot be read is reported and left out.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,10 +18,22 @@ from modules.audio.loudness import normalize
 from modules.audio.pitch import track_f0
 from modules.audio.resample import resample
 from modules.config import AudioConfig
-from modules.data.store import FeatureStore, StoreWriter, entry_key
-from modules.errors import Stopped
+from modules.data.store import StoreWriter, entry_key
+from modules.errors import Stopped, UserError
 
 F0_RATE_HZ = 100
+
+
+class Source(Protocol):
+    """What is extracted: a corpus store, or `modules.data.recordings.Recordings`.
+
+    A row has key, audio (int16, or float32 from -1 to 1), sample_rate, seconds, speaker, language, split, text and
+    source; reading one may raise a UserError that names the file.
+    """
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, row: int) -> dict[str, Any]: ...
+    def column(self, name: str) -> list[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -51,55 +64,81 @@ class ExtractOptions:
 
 @dataclass
 class ExtractReport:
-    """Counts of a run; `skipped` maps a reason to the number of clips."""
+    """Counts of a run; `skipped` maps a reason to the number of clips, `keys` are those of all rows of the source."""
 
     done: int = 0
     already: int = 0
     seconds: float = 0.0
     skipped: Counter = field(default_factory=Counter)
+    keys: list[str] = field(default_factory=list)
 
 
 def extract(
-    corpus: FeatureStore,
+    corpus: Source,
     writer: StoreWriter,
     encoders: Encoders,
     audio: AudioConfig,
     options: ExtractOptions,
     on_progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    on_reject: Callable[[int, str], None] | None = None,
 ) -> ExtractReport:
-    """Fill `writer` with the features of a corpus store.
+    """Fill `writer` with the features of a source.
+
+    Args:
+        on_progress: gets the rows done and all rows.
+        on_reject: gets the number of a row that was left out, and why.
 
     Raises:
         Stopped: `should_stop` answered true; finished shards stay.
     """
     report = ExtractReport()
-    rows = _choose(corpus, options, report)
+    reject = on_reject or (lambda row, reason: None)
+    rows = _choose(corpus, options, report, reject)
     finished = 0
     for batch in _batches(corpus, rows, options):
         if should_stop is not None and should_stop():
             raise Stopped
-        _extract_batch([corpus[i] for i in batch], writer, encoders, audio, options, report)
+        _extract_batch(_read(corpus, batch, report, reject), writer, encoders, audio, options, report)
         finished += len(batch)
         if on_progress is not None:
             on_progress(finished, len(rows))
     return report
 
 
-def _choose(corpus: FeatureStore, options: ExtractOptions, report: ExtractReport) -> list[int]:
+def _choose(
+    corpus: Source, options: ExtractOptions, report: ExtractReport, reject: Callable[[int, str], None]
+) -> list[int]:
     taken: Counter = Counter()
     rows = []
     columns = (corpus.column("seconds"), corpus.column("language"), corpus.column("split"))
+    low, high = options.min_seconds, options.max_seconds
     for row, (seconds, language, split) in enumerate(zip(*columns, strict=True)):
-        if not options.min_seconds <= seconds <= options.max_seconds:
+        # A length of 0 is that of a file that could not be probed: reading it tells why.
+        if seconds > 0 and not low <= seconds <= high:
             report.skipped["too short or too long"] += 1
+            reject(row, f"{seconds:.1f} s long; clips of {low:g} to {high:g} s are used")
         elif not options.limit or taken[language, split] < options.limit:
             taken[language, split] += 1
             rows.append(row)
     return rows[options.rank :: options.world]
 
 
-def _batches(corpus: FeatureStore, rows: Sequence[int], options: ExtractOptions) -> Iterator[list[int]]:
+def _read(
+    corpus: Source, batch: Sequence[int], report: ExtractReport, reject: Callable[[int, str], None]
+) -> list[dict[str, Any]]:
+    """The rows of a batch that can be read."""
+    items = []
+    for row in batch:
+        try:
+            items.append(corpus[row])
+        except UserError as cause:
+            report.skipped[cause.code] += 1
+            reject(row, str(cause))
+    return items
+
+
+def _batches(corpus: Source, rows: Sequence[int], options: ExtractOptions) -> Iterator[list[int]]:
     """Neighbouring lengths together, within windows, so that reading stays local and memory bounded."""
     seconds = corpus.column("seconds")
     for start in range(0, len(rows), 512):
@@ -123,20 +162,22 @@ def _extract_batch(
     options: ExtractOptions,
     report: ExtractReport,
 ) -> None:
-    fresh = []
+    fresh, seen = [], set()
     for item in items:
         key = entry_key(item["key"], encoders.hash, str(options.keep_audio))
         if writer.has(key):
             report.already += 1
+        elif key in seen:
+            report.skipped["the same clip again"] += 1
+            continue
         else:
             fresh.append((key, item))
+        seen.add(key)
+        report.keys.append(key)
     if not fresh:
         return
     wavs = [
-        torch.from_numpy(
-            resample(np.asarray(i["audio"], np.float32) / 32768.0, int(i["sample_rate"]), encoders.sample_rate)
-        )
-        for _, i in fresh
+        torch.from_numpy(resample(_as_float(i["audio"]), int(i["sample_rate"]), encoders.sample_rate)) for _, i in fresh
     ]
     lengths = torch.tensor([len(w) for w in wavs])
     batch = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
@@ -164,6 +205,11 @@ def _extract_batch(
 
 
 def _pcm(item: dict, audio: AudioConfig) -> np.ndarray:
-    wav = resample(np.asarray(item["audio"], np.float32) / 32768.0, int(item["sample_rate"]), audio.sample_rate)
+    wav = resample(_as_float(item["audio"]), int(item["sample_rate"]), audio.sample_rate)
     level = normalize(torch.from_numpy(wav), audio.sample_rate, audio.loudness_lufs, audio.true_peak_db)
     return (level.clamp(-1, 1) * 32767).round().numpy().astype(np.int16)
+
+
+def _as_float(samples: np.ndarray) -> np.ndarray:
+    """16-bit or float samples [S] as float32, -1 to 1."""
+    return samples.astype(np.float32) / 32768.0 if samples.dtype == np.int16 else samples

@@ -3,6 +3,9 @@
 A million utterances are a few thousand files. A shard is complete or absent (temporary file, then rename), so
 a kill costs the unfinished shard at most. The row count stands in the file name, hence `len` opens nothing.
 Reading is random access through memory maps: only the pages of the asked row and columns are touched.
+
+Shards only grow. Where a dataset changed since, or was extracted by other encoders, `write_current` says which rows
+belong to it now, and the others are not seen.
 """
 
 import hashlib
@@ -17,10 +20,12 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from modules.data.manifest import write_whole
 from modules.errors import UserError
 
 Value = str | int | float | bool | bytes | np.ndarray
 SHARD_NAME = re.compile(r"shard-(\d{3})-(\d{6})-(\d+)\.arrow")
+CURRENT_NAME = "current-{rank:03d}.txt"
 OPEN_SHARDS = 256
 
 
@@ -43,13 +48,14 @@ class FeatureStore:
 
     Args:
         folder: where `StoreWriter` put the shards.
+        everything: also the rows that `write_current` left out.
 
     Raises:
         UserError: store_missing when the folder does not exist, store_unreadable when a shard is damaged.
     """
 
-    def __init__(self, folder: Path | str):
-        self.folder = Path(folder)
+    def __init__(self, folder: Path | str, *, everything: bool = False):
+        self.folder, self._everything = Path(folder), everything
         if not self.folder.is_dir():
             raise UserError(
                 "store_missing", "There is no feature store at {folder}; extract features first.", folder=self.folder
@@ -60,9 +66,13 @@ class FeatureStore:
         self._open: OrderedDict[int, pa.RecordBatch] = OrderedDict()
         self._lock = threading.Lock()
         self._index: dict[str, int] | None = None
+        self._chosen: np.ndarray | None = None
+        current = None if everything else _read_current(self.folder)
+        if current is not None:
+            self._chosen = np.flatnonzero([key in current for key in self._all("key")])
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self._starts[-1]) if self._chosen is None else len(self._chosen)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Row `index`: str, int, float, bool and bytes as such, arrays as writable 1-D numpy copies."""
@@ -73,6 +83,7 @@ class FeatureStore:
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of a store of {len(self)}")
         index %= len(self)
+        index = index if self._chosen is None else int(self._chosen[index])
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         batch, offset = self._batch(shard), index - int(self._starts[shard])
         names = batch.schema.names if columns is None else columns
@@ -85,22 +96,31 @@ class FeatureStore:
 
     def column(self, name: str) -> list[Any]:
         """A whole column as a list; touches no other column."""
-        return [value for shard in range(len(self._shards)) for value in _cells(self._batch(shard).column(name))]
+        values = self._all(name)
+        return values if self._chosen is None else [values[row] for row in self._chosen]
 
     def lengths(self, name: str) -> np.ndarray:
         """Length of each row's array in column `name`, int64 [rows], read from the offsets alone."""
         parts = [np.diff(self._batch(shard).column(name).offsets.to_numpy()) for shard in range(len(self._shards))]
-        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+        lengths = np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+        return lengths if self._chosen is None else lengths[self._chosen]
 
     def keys(self) -> list[str]:
         """The keys of all rows, in order."""
         return self.column("key")
+
+    def fingerprint(self) -> str:
+        """Tells this set of rows from any other, in whatever order they came."""
+        return entry_key(*sorted(self.keys()))
 
     def index(self, key: str) -> int:
         """The row with this key. Raises KeyError when there is none."""
         if self._index is None:
             self._index = {key: row for row, key in enumerate(self.keys())}
         return self._index[key]
+
+    def _all(self, name: str) -> list[Any]:
+        return [value for shard in range(len(self._shards)) for value in _cells(self._batch(shard).column(name))]
 
     def _batch(self, shard: int) -> pa.RecordBatch:
         with self._lock:
@@ -113,10 +133,10 @@ class FeatureStore:
             return batch
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder}
+        return {"folder": self.folder, "everything": self._everything}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"])
+        self.__init__(state["folder"], everything=state["everything"])
 
 
 class StoreWriter:
@@ -139,7 +159,7 @@ class StoreWriter:
         self.rows_per_shard, self.bytes_per_shard, self.rank = rows_per_shard, bytes_per_shard, rank
         for stale in self.folder.glob(f"shard-{rank:03d}-*.tmp"):
             stale.unlink()
-        store = FeatureStore(self.folder)
+        store = FeatureStore(self.folder, everything=True)
         self._keys = set(store.keys())
         self._schema = store._batch(0).schema if len(store) else None
         self._rows: list[dict[str, Value]] = []
@@ -207,6 +227,29 @@ class StoreWriter:
             if (match := SHARD_NAME.fullmatch(path.name)) and int(match[1]) == self.rank
         ]
         return self.folder / f"shard-{self.rank:03d}-{max(numbers, default=-1) + 1:06d}-{rows}.arrow"
+
+
+def write_current(folder: Path | str, keys: Iterable[str], *, rank: int = 0, world: int = 1) -> None:
+    """Say which rows of a store belong to its dataset now; each of `world` processes tells its own share.
+
+    Shares of an earlier run with more processes go away with rank 0.
+    """
+    folder = Path(folder)
+    write_whole(folder / CURRENT_NAME.format(rank=rank), (f"{key}\n".encode() for key in sorted(set(keys))))
+    if rank == 0:
+        for path in _current_files(folder):
+            if int(path.stem.split("-")[1]) >= world:
+                path.unlink(missing_ok=True)
+
+
+def _current_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob(CURRENT_NAME.format(rank=0).replace("000", "[0-9][0-9][0-9]")))
+
+
+def _read_current(folder: Path) -> frozenset[str] | None:
+    """Keys of the rows that count; None where nobody said."""
+    files = _current_files(folder)
+    return frozenset(key for path in files for key in path.read_text().split()) if files else None
 
 
 def _list_shards(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from modules.checkpoint import Lineage
 from modules.gpt.dataset import Row
 from modules.gpt.decode import DecodeOptions, Decoder, Prompt, frame_limits
+from modules.gpt.lora import has_lora, merged, save_adapter
 from modules.gpt.model import SpeechGPT, save_gpt
 from modules.gpt.sequence import IGNORED, Part, Sequences
 from modules.training.muon import Muon
@@ -19,6 +20,7 @@ from modules.training.optimizers import JointOptimizer
 STREAM_NAMES = ("content", "prosody", "stream2", "stream3", "stream4", "stream5", "stream6", "stream7")
 METRIC_TARGETS = 512
 WEIGHTS_NAME = "gpt.safetensors"
+ADAPTER_FOLDER = "adapter"
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,27 @@ class Validation:
 
 
 class GPTStage:
-    """Next-frame prediction over references and target; see `modules.training.stage.Stage`."""
+    """Next-frame prediction over references and target; see `modules.training.stage.Stage`.
 
-    def __init__(self, model: SpeechGPT, options: StageOptions, validation: Validation, preset: str, parent: str = ""):
+    A model with LoRA adapters (`modules.gpt.lora.add_lora`) trains these alone; its weights are saved merged, and the
+    adapters beside them.
+
+    Args:
+        preset, parent: of the lineage: the preset's name, and the hash of the weights that training started from.
+        published: gives, from step and epoch, a further path for the saved weights.
+    """
+
+    def __init__(
+        self,
+        model: SpeechGPT,
+        options: StageOptions,
+        validation: Validation,
+        preset: str,
+        parent: str = "",
+        published: Callable[[int, int], Path] | None = None,
+    ):
         self.model, self.options, self.validation = model, options, validation
-        self.preset, self.parent = preset, parent
+        self.preset, self.parent, self.published = preset, parent, published
         self.modules: dict[str, nn.Module] = {"gpt": model}
         self.optimizers = {"gpt": build_optimizer(model, options)}
         self.weights = dict.fromkeys(STREAM_NAMES[1:], options.stream_weight)
@@ -89,9 +107,15 @@ class GPTStage:
         return measures | self._speak()
 
     def save_weights(self, folder: Path, step: int, epoch: int) -> list[Path]:
-        """Write `gpt.safetensors`, stored as float16."""
+        """Write `gpt.safetensors`, stored as float16, and where there are adapters their folder `adapter`."""
         lineage = Lineage(self.preset, "gpt", step, epoch, self.parent)
-        return [save_gpt(Path(folder) / WEIGHTS_NAME, self.model, lineage, torch.float16)]
+        adapted = has_lora(self.model)
+        model = merged(self.model) if adapted else self.model
+        paths = [Path(folder) / WEIGHTS_NAME]
+        if self.published is not None:
+            paths.append(self.published(step, epoch))
+        files = [save_gpt(path, model, lineage, torch.float16) for path in paths]
+        return files + (save_adapter(Path(folder) / ADAPTER_FOLDER, self.model) if adapted else [])
 
     def _measure(self, batch: Sequences, sums: dict[str, list[float]]) -> None:
         logits = self.model(batch)
@@ -133,21 +157,23 @@ class GPTStage:
 
 
 def build_optimizer(model: SpeechGPT, options: StageOptions) -> JointOptimizer:
-    """Muon on the backbone's projections, AdamW on the rest; norms and biases are not decayed."""
+    """Muon on the backbone's projections, AdamW on the rest, adapters too; norms and biases are not decayed."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in named if is_hidden_matrix(name, p)]
     tables = [p for name, p in named if not is_hidden_matrix(name, p) and p.ndim > 1]
     plain = [p for _, p in named if p.ndim <= 1]
     rate, decay = options.learning_rate, options.weight_decay
     adamw = torch.optim.AdamW(
-        [{"params": tables, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.95)
+        [g for g in ({"params": tables, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}) if g["params"]],
+        lr=rate,
+        betas=(0.9, 0.95),
     )
-    return JointOptimizer([Muon(matrices, lr=rate, weight_decay=decay), adamw])
+    return JointOptimizer([Muon(matrices, lr=rate, weight_decay=decay), adamw] if matrices else [adamw])
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Muon is for the backbone's projections; tables, heads, norms and biases stay with AdamW."""
-    return name.startswith("backbone.") and parameter.ndim == 2
+    return name.startswith("backbone.") and parameter.ndim == 2 and ".lora_" not in name
 
 
 def _spread(rows: Sequence[Row], count: int) -> list[Row]:

@@ -56,6 +56,8 @@ def train(
     device: torch.device,
     should_stop: Callable[[], bool] | None = None,
     run_config: dict[str, Any] | None = None,
+    data: str = "",
+    data_added: bool = False,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainResult:
     """Train `stage` until `max_steps`, `max_minutes` or a wish to stop (`should_stop()` or a file `folder/stop`).
@@ -65,24 +67,36 @@ def train(
         folder: gets checkpoint.safetensors, events.jsonl and what `stage.save_weights` writes.
         resume: go on from the checkpoint in `folder`; without one, start.
         run_config: JSON values that must be the same when the run is resumed.
+        data: tells one dataset from another; must be the same, too, unless `data_added`. Then the run goes on with the
+            new data from the beginning of an epoch.
         on_event: gets every event after it was written to events.jsonl.
 
     Raises:
-        UserError: run_exists, resume_config_differs (names the keys), checkpoint_unreadable, no_batches,
-            training_diverged.
+        UserError: run_exists, resume_config_differs (names the keys), resume_data_differs, checkpoint_unreadable,
+            no_batches, training_diverged.
     """
     folder = Path(folder)
     checkpoint = folder / f"{CHECKPOINT_NAME}.safetensors"
     if checkpoint.exists() and not resume:
         raise UserError(
-            "run_exists", "{folder} holds a training already; resume it or choose another folder.", folder=folder
+            "run_exists",
+            "{folder} holds a training already; resume it, start over, or choose another folder.",
+            folder=folder,
         )
     state = load_training_state(checkpoint) if checkpoint.exists() else None
     run_config = json.loads(json.dumps(run_config)) if run_config is not None else None
     if state is not None and run_config is not None:
         _refuse_other_config(state["run_config"], run_config, folder)
+    if state is not None and data and state.get("data", data) != data:
+        if not data_added:
+            raise UserError(
+                "resume_data_differs",
+                "The data of the training in {folder} have changed; say that data were added, or start over.",
+                folder=folder,
+            )
+        state["loader"]["position"] = 0
     with EventLog(folder, on_event) as log:
-        run = _Run(stage, loader, config, folder, device, log, run_config)
+        run = _Run(stage, loader, config, folder, device, log, run_config, data)
         try:
             run.begin(state)
             return run.go(should_stop)
@@ -103,9 +117,10 @@ class _Run:
         device: torch.device,
         log: EventLog,
         run_config: dict[str, Any] | None,
+        data: str,
     ):
         self.stage, self.loader, self.config, self.folder = stage, loader, config, folder
-        self.device, self.log, self.run_config = device, log, run_config
+        self.device, self.log, self.run_config, self.data = device, log, run_config, data
         self.step = self.skipped = self.skips_in_a_row = 0
         self.earlier_seconds, self.started = 0.0, time.monotonic()
         self.saved_at = self.started
@@ -244,7 +259,8 @@ class _Run:
             self._report(factor)
         if config.validate_every_steps > 0 and step % config.validate_every_steps == 0:
             self._validate()
-        if config.save_every_steps > 0 and step % config.save_every_steps == 0 and step < config.max_steps:
+        due = step in config.save_at_steps or (config.save_every_steps > 0 and step % config.save_every_steps == 0)
+        if due and step < config.max_steps:
             self._save_weights()
             self._save_state()
         elif config.save_every_minutes > 0 and time.monotonic() - self.saved_at >= 60 * config.save_every_minutes:
@@ -304,6 +320,7 @@ class _Run:
             "seconds": self.seconds,
             "skipped": self.skipped,
             "run_config": self.run_config,
+            "data": self.data,
             "loader": self.loader.state_dict(),
             "rng": rng_state(),
             "modules": {name: module.state_dict() for name, module in self.stage.modules.items()},

@@ -1,6 +1,7 @@
 """How long a training runs and how fast it learns at each of its steps."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,12 +19,28 @@ class LoopConfig:
     accumulate: int = 1  # batches per step; a step never ends with fewer, it goes on into the next epoch
     ema_decay: float = 0.0
     save_every_steps: int = 0  # checkpoint and weights
+    save_at_steps: tuple[int, ...] = ()  # the same at these steps: the ends of epochs, which need not be equally long
     save_every_minutes: float = 5.0  # checkpoint only
     validate_every_steps: int = 0  # and once at the end
     keep_latest: bool = True  # delete the weights that the same run saved before
     seed: int = 0
     precision: Literal["float32", "bf16", "auto"] = "float32"
     log_every_steps: int = 10
+
+
+def epoch_ends(batches: Callable[[int], int], epochs: int, accumulate: int = 1) -> tuple[int, ...]:
+    """The steps at which epochs end, one for each, of which the last is the length of the run.
+
+    A step takes `accumulate` batches, if need be into the next epoch; it ends the epoch that its last batch belongs to.
+
+    Args:
+        batches: number of batches of an epoch, which may differ from one to the next.
+    """
+    seen, ends = 0, []
+    for epoch in range(epochs):
+        seen += batches(epoch)
+        ends.append(-(-seen // accumulate))
+    return tuple(ends)
 
 
 def learning_rate_factor(config: LoopConfig, step: int, elapsed_seconds: float) -> float:

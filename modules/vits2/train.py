@@ -3,6 +3,7 @@
 Shapes: B batch, S samples.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class VITS2Stage:
         preset: name for the lineage.
         include_posterior: save the posterior encoder too (needed to go on training from the file).
         parent_hash: hash of the weights that training started from.
+        published: gives, from step and epoch, a further path for the weights, which get it small: float16, without
+            the posterior encoder.
     """
 
     averaged = ("vits2",)
@@ -66,9 +69,11 @@ class VITS2Stage:
         *,
         include_posterior: bool = True,
         parent_hash: str = "",
+        published: Callable[[int, int], Path] | None = None,
     ):
         self.model, self.config, self.validation = model, config, validation
         self.preset, self.include_posterior, self.parent_hash = preset, include_posterior, parent_hash
+        self.published = published
         self.distance = MelDistance(model.audio.sample_rate)
         self.modules: dict[str, nn.Module] = {"vits2": model}
         self.optimizers: dict[str, Any] = {"generator": _adamw(model, config.learning_rate)}
@@ -204,11 +209,14 @@ class VITS2Stage:
         lineage = Lineage(self.preset, "vits2", step, epoch, self.parent_hash)
         path = folder / WEIGHTS_NAME
         save_vits2(path, self.model, lineage, include_posterior=self.include_posterior)
-        if self.discriminators is None:
-            return [path]
-        other = folder / DISCRIMINATORS_NAME
-        save_weights(other, self.discriminators.state_dict(), {"train": to_dict(self.config)}, lineage)
-        return [path, other]
+        files = [path]
+        if self.published is not None:
+            files.append(self.published(step, epoch))
+            save_vits2(files[-1], self.model, lineage, include_posterior=False, dtype=torch.float16)
+        if self.discriminators is not None:
+            files.append(folder / DISCRIMINATORS_NAME)
+            save_weights(files[-1], self.discriminators.state_dict(), {"train": to_dict(self.config)}, lineage)
+        return files
 
     def load_discriminators(self, path: Path) -> None:
         """Start the discriminators from a file of an earlier run."""
@@ -216,13 +224,14 @@ class VITS2Stage:
             self.discriminators.load_state_dict(load_weights(path).state)
 
 
-def warm_start(model: VITS2, weights_path: Path) -> tuple[list[str], list[str]]:
-    """Copy what fits by name and shape from a decoder's file.
+def warm_start(model: VITS2, *paths: Path) -> tuple[list[str], list[str]]:
+    """Copy what fits by name and shape from a decoder's file, or from several that hold its parts.
 
     Returns:
-        Names of the parameters that the file lacks, and of those whose shape differs; both kept as they were.
+        Names of the parameters that the files lack, and of those whose shape differs; both kept as they were.
     """
-    given, own = load_weights(weights_path).state, model.state_dict()
+    own = model.state_dict()
+    given = {name: tensor for path in paths for name, tensor in load_weights(path).state.items()}
     missing = sorted(set(own) - set(given))
     differing = sorted(name for name in set(own) & set(given) if own[name].shape != given[name].shape)
     model.load_state_dict({n: t for n, t in given.items() if n in own and n not in differing}, strict=False)
