@@ -109,6 +109,17 @@ def wait_for_job(page: "Page", state: str, words: str = "") -> None:
     page.wait_for_selector(f'#jobs-overview .job.{state}:has-text("{words}")')
 
 
+def fill_to_stay(page: "Page", name: str, value: str) -> None:
+    """Fill a number box that may just have been unfolded: until it is drawn, Gradio puts the old value back."""
+    for _ in range(20):
+        page.fill(box(name), value)
+        page.press(box(name), "Tab")
+        page.wait_for_timeout(500)
+        if page.input_value(box(name)) == value:
+            return
+    pytest.fail(f"{name} does not take {value}")
+
+
 def choose_model(page: "Page", model: Path) -> None:
     """Let the transcription use a model whose words no filter would let pass."""
     go_to(page, "transcribe.tab")
@@ -116,8 +127,7 @@ def choose_model(page: "Page", model: Path) -> None:
     page.press(box("transcribe-model"), "Tab")
     page.click("#transcribe-options > button")
     for name, value in (("min-confidence", "0"), ("max-seconds-per-letter", "60")):
-        page.fill(box(f"transcribe-{name}"), value)
-        page.press(box(f"transcribe-{name}"), "Tab")
+        fill_to_stay(page, f"transcribe-{name}", value)
     page.uncheck("#transcribe-find-speech input")
 
 
