@@ -110,11 +110,11 @@ def wait_for_job(page: "Page", state: str, words: str = "") -> None:
 
 
 def fill_to_stay(page: "Page", name: str, value: str) -> None:
-    """Fill a number box that may just have been unfolded: until it is drawn, Gradio puts the old value back."""
+    """Fill a box of a page that may still be drawn or restored, which puts the old value back."""
     for _ in range(20):
         page.fill(box(name), value)
         page.press(box(name), "Tab")
-        page.wait_for_timeout(500)
+        page.wait_for_timeout(1500)
         if page.input_value(box(name)) == value:
             return
     pytest.fail(f"{name} does not take {value}")
@@ -145,7 +145,7 @@ def test_from_an_upload_to_a_list_over_a_reload(
 ) -> None:
     page = visit()
     # A path that is not there never becomes a job.
-    page.fill(box("chain-source"), "/no/such/folder")
+    fill_to_stay(page, "chain-source", "/no/such/folder")
     page.click("#chain-start")
     page.wait_for_selector("text=There is no file or folder /no/such/folder")
     assert services.jobs.jobs() == []
@@ -222,7 +222,7 @@ def test_jobs_are_refused_twice_and_told_as_failed_and_stopped(
     page = visit()
     gate.touch()
     go_to(page, "slice.tab")
-    page.fill(box("slice-source"), str(recordings[0].parent))
+    fill_to_stay(page, "slice-source", str(recordings[0].parent))
     page.click("#slice-start")
     wait_for_job(page, "running", "1/2")
     page.click("#slice-start")
