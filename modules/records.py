@@ -6,10 +6,13 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import BaseFileLock, Timeout
 
 from modules.errors import UserError
 from modules.failures import error_lines, log_tail
@@ -128,6 +131,22 @@ class JobRecord:
         """When it last wrote something, in Unix seconds; the best guess of its end where nobody saw it."""
         paths = [self.folder / name for name in (CONFIG_NAME, LOG_NAME, EVENTS_NAME)]
         return max(path.stat().st_mtime for path in paths if path.exists())
+
+
+@contextmanager
+def locked(folder: Path, lock: BaseFileLock) -> Iterator[None]:
+    """Hold the lock of a folder, which is made if it is missing. Raises UserError: jobs_locked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock:
+            yield
+    except Timeout as cause:
+        raise UserError(
+            "jobs_locked",
+            "Another process of this program is using {folder}; try again in a moment, and close its other windows "
+            "if that does not help.",
+            folder=folder,
+        ) from cause
 
 
 def _patiently(action: Callable[[], Any]) -> Any:

@@ -14,13 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from modules.errors import UserError
 from modules.failures import Remains, explain_failure
@@ -37,7 +37,7 @@ from modules.processes import (
     find_leader,
     find_processes,
 )
-from modules.records import CONFIG_NAME, LOG_NAME, JobConfig, JobRecord, Resources
+from modules.records import CONFIG_NAME, LOG_NAME, JobConfig, JobRecord, Resources, locked
 
 JobState = Literal["waiting", "running", "done", "failed", "stopped"]
 LOCK_SECONDS = 30.0
@@ -248,19 +248,8 @@ class JobStore:
             shutil.rmtree(job.folder)
             self._jobs.pop(job.id, None)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with self._file_lock:
-                yield
-        except Timeout as cause:
-            raise UserError(
-                "jobs_locked",
-                "Another process of this program is using {folder}; try again in a moment, and close its other windows "
-                "if that does not help.",
-                folder=self.folder,
-            ) from cause
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.folder, self._file_lock)
 
     def _new_folder(self, name: str) -> Path:
         stem = time.strftime("%Y%m%d-%H%M%S-") + (re.sub(r"[^\w-]+", "_", name)[:60] or "job")

@@ -98,7 +98,9 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     )
     shape = model.description()
     del shape["statistics"]
-    print(f"{len(dataset)} utterances, {len(sampler.batches(0))} batches an epoch, {_millions(model)} parameters")
+    count = len(sampler.batches(0))
+    waste = f"{100 * sampler.padding_waste:.1f} % of their positions padding"
+    print(f"{len(dataset)} utterances, {count} batches an epoch, {waste}, {_millions(model)} parameters")
     result = train(
         stage, loader, config, arguments.output, resume=arguments.resume or arguments.data_added, device=device,
         data=entry_key(*(FeatureStore(s).fingerprint() for s in arguments.store)), data_added=arguments.data_added,

@@ -178,6 +178,8 @@ class MixSampler:
         self.pad_multiple, self.max_batch = pad_multiple, max_batch
         self._weights = dataset.target_weights()
         self._planned: tuple[int, list[np.ndarray]] | None = None
+        self.padding_waste = 0.0
+        """Share of the positions of the epoch planned last that are padding, if no prompt loses its text."""
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """The batches of an epoch in order, each an array of dataset indices."""
@@ -195,18 +197,18 @@ class MixSampler:
         first = int(np.random.default_rng((self.seed, epoch, 1)).integers(1 << 40))
         again = first + np.arange(len(targets)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
         indices = rng.permutation(targets + total * again)
-        widths = np.array([self._width(int(i)) for i in indices])
+        lengths = np.array([self.dataset.length(self.dataset.choose(int(i))) for i in indices])
+        widths = -(-lengths // self.pad_multiple) * self.pad_multiple
         order = np.argsort(widths, kind="stable")  # like lengths together, in random order among equals
-        batches, start = [], 0
+        batches, start, padded = [], 0, 0
         for end in range(1, len(order) + 1):
             full = end == len(order) or end + 1 - start > self.max_batch
             if full or widths[order[end]] * (end + 1 - start) > self.budget:
                 batches.append(indices[order[start:end]])
+                padded += int(widths[order[end - 1]]) * (end - start)
                 start = end
+        self.padding_waste = 1.0 - float(lengths.sum()) / max(padded, 1)
         return [batches[i] for i in rng.permutation(len(batches))]
-
-    def _width(self, index: int) -> int:
-        return -(-self.dataset.length(self.dataset.choose(index)) // self.pad_multiple) * self.pad_multiple
 
 
 class Collate:

@@ -8,16 +8,17 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from modules.errors import UserError
 from modules.progress import write_json
+from modules.records import locked
 from tools.jobs import Job, JobStore, Resources
 from tools.webui.steps import Work, argument_in
 
@@ -233,19 +234,8 @@ class Chains:
         values = dataclasses.asdict(chain)
         write_json(self.folder / f"{chain.id}.json", {name: values[name] for name in _STORED})
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with self._lock:
-                yield
-        except Timeout as cause:
-            raise UserError(
-                "jobs_locked",
-                "Another process of this program is using {folder}; try again in a moment, and close its other windows "
-                "if that does not help.",
-                folder=self.folder,
-            ) from cause
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.folder, self._lock)
 
     def _watch(self, seconds: float) -> None:
         while not self._closed.wait(seconds):
