@@ -31,6 +31,7 @@ class BatchSampler(Protocol):
     seed: int
 
     def batches(self, epoch: int) -> list[np.ndarray]: ...
+    def cost(self, batch: np.ndarray) -> float: ...
 
 
 class LengthBuckets:
@@ -78,6 +79,10 @@ class LengthBuckets:
     def batch_size(self, bucket: int) -> int:
         """Items in a full batch of that bucket."""
         return int(max(1, min(self.max_batch, self.budget // max(self.bounds[bucket], 1e-9))))
+
+    def cost(self, batch: np.ndarray) -> float:
+        """Padded units of a batch."""
+        return float(self.bounds[int(self._bucket[batch].max())] * len(batch))
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """The batches of an epoch in order, each an array of item indices."""
@@ -139,6 +144,10 @@ class Loader:
 
     `dataset.get(index, rng)` is called with a generator seeded by (seed, epoch, batch, index), then `collate(items)`.
 
+    Several processes (`world`) share the batches of one loader each: of every `world` batches in the order of one
+    process, across the ends of epochs too, each gets the one of its rank. What the loader says of itself (epoch,
+    position, state) is the same in all of them.
+
     Args:
         dataset: see `IndexedDataset`.
         sampler: decides the batches, for instance `LengthBuckets`.
@@ -146,6 +155,7 @@ class Loader:
         workers: processes that prepare batches (for heavy decoding); 0 prepares in threads.
         prefetch_threads: threads that prepare batches ahead when `workers` is 0; 0 prepares on demand.
         pin_memory: page-lock tensors for faster copies to a CUDA device.
+        rank, world: number of this training process, and of all.
     """
 
     def __init__(
@@ -156,29 +166,48 @@ class Loader:
         workers: int = 0,
         prefetch_threads: int = 1,
         pin_memory: bool = False,
+        rank: int = 0,
+        world: int = 1,
     ):
         self.dataset, self.sampler, self.collate = dataset, sampler, collate
         self.workers, self.prefetch_threads, self.pin_memory = workers, prefetch_threads, pin_memory
+        self.rank, self.world = rank, world
         self.epoch = 0
         self.position = 0
 
     def __len__(self) -> int:
-        """Batches in the current epoch."""
+        """Batches in the current epoch, those of all processes."""
         return len(self.sampler.batches(self.epoch))
 
     def __iter__(self) -> Iterator[Any]:
-        """The rest of the current epoch. A batch counts as consumed once it is handed out; with the last one the
-        loader already stands at the start of the next epoch, so `epoch` is the number of epochs handed out."""
+        """This process's batches in the rest of the current epoch. A batch counts as consumed once it is handed out;
+        with the last one the loader already stands at the start of the next epoch, so `epoch` is the number of epochs
+        handed out."""
         batches = self.sampler.batches(self.epoch)
-        epoch, start = self.epoch, self.position if self.position < len(batches) else 0
-        prepared = self._prepare_all(batches, epoch, start)
+        if not batches:
+            return
+        start = self.position if self.position < len(batches) else 0
+        turns, after = self._turns(len(batches), start)
+        epochs = {epoch: batches if epoch == self.epoch else self.sampler.batches(epoch) for epoch, _ in turns}
+        prepared = self._prepare_all(_Prepare(self.dataset, self.collate, self.sampler.seed, epochs, turns))
         try:
-            for position, batch in enumerate(prepared, start + 1):
-                last = position == len(batches)
-                self.epoch, self.position = (epoch + 1, 0) if last else (epoch, position)
+            for batch, place in zip(prepared, after, strict=True):
+                self.epoch, self.position = place
                 yield batch
         finally:
             prepared.close()
+
+    def heaviest(self) -> Any:
+        """The batch of the first epoch that takes most memory; leaves the loader where it is."""
+        batches = self.sampler.batches(0)
+        if not batches:
+            raise UserError("no_batches", "There is nothing to train on: the dataset is empty after filtering.")
+        position = max(range(len(batches)), key=lambda number: self.sampler.cost(batches[number]))
+        return _Prepare(self.dataset, self.collate, self.sampler.seed, {0: batches}, [(0, position)])[0]
+
+    def heaviest_cost(self) -> float:
+        """What that batch costs, in the unit of the sampler."""
+        return max((self.sampler.cost(batch) for batch in self.sampler.batches(0)), default=0.0)
 
     def state_dict(self) -> dict[str, int]:
         """Where the loader stands: epoch and batches of it that were handed out."""
@@ -188,39 +217,62 @@ class Loader:
         """Go on where `state` was taken. If the data shrank meanwhile, the epoch starts anew."""
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
 
-    def _prepare_all(self, batches: list[np.ndarray], epoch: int, start: int) -> Iterator[Any]:
-        job = _Prepare(self.dataset, self.collate, self.sampler.seed, epoch, batches)
+    def _turns(self, count: int, position: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """(epoch, position) of this rank's batches until the epoch of `count` batches is used up, and where all the
+        processes together stand after each."""
+        epoch, turns, after = self.epoch, [], []
+        while epoch == self.epoch:
+            for rank in range(self.world):
+                if rank == self.rank:
+                    turns.append((epoch, position))
+                position += 1
+                if position >= count:
+                    epoch, position = epoch + 1, 0
+                    # Only now, and at most once or twice in an epoch: planning an epoch is not free.
+                    count = len(self.sampler.batches(epoch)) if rank + 1 < self.world else count
+            after.append((epoch, position))
+        return turns, after
+
+    def _prepare_all(self, job: "_Prepare") -> Iterator[Any]:
         if self.workers > 0:
             # Its own generator: a DataLoader would otherwise draw from the global one and make a resumed run differ.
             loader = DataLoader(
                 job,
                 batch_size=None,
-                sampler=range(start, len(batches)),
+                sampler=range(len(job)),
                 num_workers=self.workers,
                 pin_memory=self.pin_memory,
                 generator=torch.Generator(),
             )
             yield from loader
         elif self.prefetch_threads > 0:
-            yield from _ahead(job, range(start, len(batches)), self.prefetch_threads, self.pin_memory)
+            yield from _ahead(job, range(len(job)), self.prefetch_threads, self.pin_memory)
         else:
-            yield from (job[position] for position in range(start, len(batches)))
+            yield from (job[number] for number in range(len(job)))
 
 
 class _Prepare:
-    """Position in the epoch -> collated batch; picklable for worker processes when its parts are."""
+    """Number of the turn -> collated batch; picklable for worker processes when its parts are."""
 
-    def __init__(self, dataset: IndexedDataset, collate: Callable, seed: int, epoch: int, batches: list[np.ndarray]):
-        self.dataset, self.collate, self.seed, self.epoch, self.batches = dataset, collate, seed, epoch, batches
+    def __init__(
+        self,
+        dataset: IndexedDataset,
+        collate: Callable,
+        seed: int,
+        batches: dict[int, list[np.ndarray]],
+        turns: list[tuple[int, int]],
+    ):
+        self.dataset, self.collate, self.seed, self.batches, self.turns = dataset, collate, seed, batches, turns
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.turns)
 
-    def __getitem__(self, position: int) -> Any:
+    def __getitem__(self, number: int) -> Any:
+        epoch, position = self.turns[number]
         return self.collate(
             [
-                self.dataset.get(int(i), np.random.default_rng((self.seed, self.epoch, position, int(i))))
-                for i in self.batches[position]
+                self.dataset.get(int(i), np.random.default_rng((self.seed, epoch, position, int(i))))
+                for i in self.batches[epoch][position]
             ]
         )
 

@@ -219,7 +219,7 @@ class RecognizerStage:
             report[f"error_{name}"] = pooled_rate(counts, resamples=1).rate
         return report
 
-    def save_weights(self, folder: Path, step: int, epoch: int) -> list[Path]:
+    def save_weights(self, folder: Path, step: int, epoch: int, *, last: bool = True) -> list[Path]:
         """One file."""
         lineage = Lineage("judge", "recognizer", step, epoch)
         return [save_recognizer(Path(folder) / FILE_NAME, self.model, lineage)]

@@ -16,6 +16,7 @@ from modules.gpt.model import SpeechGPT, save_gpt
 from modules.gpt.sequence import IGNORED, Part, Sequences
 from modules.training.muon import Muon
 from modules.training.optimizers import JointOptimizer
+from modules.training.stage import Samples
 
 STREAM_NAMES = ("content", "prosody", "stream2", "stream3", "stream4", "stream5", "stream6", "stream7")
 METRIC_TARGETS = 512
@@ -60,6 +61,8 @@ class GPTStage:
     Args:
         preset, parent: of the lineage: the preset's name, and the hash of the weights that training started from.
         published: gives, from step and epoch, a further path for the saved weights.
+        publish_each: put them there at every save, and not only when the run ends.
+        samples: makes held-out lines heard: gets the model and a folder.
     """
 
     def __init__(
@@ -70,9 +73,12 @@ class GPTStage:
         preset: str,
         parent: str = "",
         published: Callable[[int, int], Path] | None = None,
+        publish_each: bool = True,
+        samples: Callable[[SpeechGPT, Path], Samples] | None = None,
     ):
         self.model, self.options, self.validation = model, options, validation
-        self.preset, self.parent, self.published = preset, parent, published
+        self.preset, self.parent, self.published, self.publish_each = preset, parent, published, publish_each
+        self.samples = samples
         self.modules: dict[str, nn.Module] = {"gpt": model}
         self.optimizers = {"gpt": build_optimizer(model, options)}
         self.weights = dict.fromkeys(STREAM_NAMES[1:], options.stream_weight)
@@ -106,13 +112,20 @@ class GPTStage:
         measures = {name: total / max(count, 1) for name, (total, count) in sums.items()}
         return measures | self._speak()
 
-    def save_weights(self, folder: Path, step: int, epoch: int) -> list[Path]:
+    def make_samples(self, folder: Path) -> Samples:
+        """Held-out lines, spoken."""
+        if self.samples is None:
+            return Samples()
+        model = merged(self.model) if has_lora(self.model) else self.model
+        return self.samples(model.eval(), folder)
+
+    def save_weights(self, folder: Path, step: int, epoch: int, *, last: bool = True) -> list[Path]:
         """Write `gpt.safetensors`, stored as float16, and where there are adapters their folder `adapter`."""
         lineage = Lineage(self.preset, "gpt", step, epoch, self.parent)
         adapted = has_lora(self.model)
         model = merged(self.model) if adapted else self.model
         paths = [Path(folder) / WEIGHTS_NAME]
-        if self.published is not None:
+        if self.published is not None and (last or self.publish_each):
             paths.append(self.published(step, epoch))
         files = [save_gpt(path, model, lineage, torch.float16) for path in paths]
         return files + (save_adapter(Path(folder) / ADAPTER_FOLDER, self.model) if adapted else [])

@@ -71,7 +71,7 @@ class TokenizerStage:
         values["code_entropy_bits"] = float(-(share * share.clamp_min(1e-12).log2()).sum())
         return values
 
-    def save_weights(self, folder: Path, step: int, epoch: int) -> list[Path]:
+    def save_weights(self, folder: Path, step: int, epoch: int, *, last: bool = True) -> list[Path]:
         """The tokenizer with its recognition head."""
         path = Path(folder) / "s3.safetensors"
         save_tokenizer(path, self.model, Lineage(self.preset, "tokenizer", step, epoch))

@@ -51,6 +51,19 @@ class EventLog:
         self._file.close()
 
 
+class NoLog:
+    """The log of a process whose events nobody needs, as another one tells the same."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to close."""
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Tell nobody."""
+
+
 def read_events(path: Path | str) -> list[dict[str, Any]]:
     """All events of a file (or of a folder's events.jsonl); a missing file is empty, a line cut short is skipped."""
     path = Path(path)

@@ -2,7 +2,9 @@
 
 A stage turns a batch into named losses; the loop weighs and sums them, steps one optimizer per phase, averages
 weights (EMA), writes events and checkpoints. A run that was killed and resumed goes through the same weights as
-one that never was, when the schedule depends on steps alone (with `max_minutes` it depends on the clock too).
+one that never was, when the schedule depends on steps alone (with `max_minutes` it depends on the clock too). The
+random choices for a batch depend on the seed and on its number alone: several processes (`team`) go through the same
+weights as one that takes all their batches.
 """
 
 import json
@@ -14,23 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+import numpy as np
 import torch
 from torch import Tensor
 
-from modules.checkpoint import load_training_state, save_training_state
-from modules.config import differing_keys
+from modules.checkpoint import save_training_state
 from modules.data.batching import map_tensors
 from modules.errors import UserError
 from modules.runtime import bf16_supported, restore_rng_state, rng_state, seed_everything
 from modules.training.average import WeightAverage
-from modules.training.events import EventLog
+from modules.training.events import EventLog, NoLog
 from modules.training.meter import Meter
+from modules.training.runs import CHECKPOINT_NAME, open_run, stop_is_asked
 from modules.training.schedule import LoopConfig, learning_rate_factor
-from modules.training.stage import Batches, Stage
+from modules.training.stage import Batches, Samples, Stage
+from modules.training.team import Alone, Team
 
-CHECKPOINT_NAME = "checkpoint"
-STOP_NAME = "stop"
+SAMPLES_NAME = "samples"
 MOST_SKIPS_IN_A_ROW = 100
 
 
@@ -59,6 +61,7 @@ def train(
     data: str = "",
     data_added: bool = False,
     on_event: Callable[[dict[str, Any]], None] | None = None,
+    team: Team | None = None,
 ) -> TrainResult:
     """Train `stage` until `max_steps`, `max_minutes` or a wish to stop (`should_stop()` or a file `folder/stop`).
 
@@ -70,33 +73,18 @@ def train(
         data: tells one dataset from another; must be the same, too, unless `data_added`. Then the run goes on with the
             new data from the beginning of an epoch.
         on_event: gets every event after it was written to events.jsonl.
+        team: the processes that train together; only the main one writes, and hears `on_event`.
 
     Raises:
         UserError: run_exists, resume_config_differs (names the keys), resume_data_differs, checkpoint_unreadable,
             no_batches, training_diverged.
     """
     folder = Path(folder)
-    checkpoint = folder / f"{CHECKPOINT_NAME}.safetensors"
-    if checkpoint.exists() and not resume:
-        raise UserError(
-            "run_exists",
-            "{folder} holds a training already; resume it, start over, or choose another folder.",
-            folder=folder,
-        )
-    state = load_training_state(checkpoint) if checkpoint.exists() else None
     run_config = json.loads(json.dumps(run_config)) if run_config is not None else None
-    if state is not None and run_config is not None:
-        _refuse_other_config(state["run_config"], run_config, folder)
-    if state is not None and data and state.get("data", data) != data:
-        if not data_added:
-            raise UserError(
-                "resume_data_differs",
-                "The data of the training in {folder} have changed; say that data were added, or start over.",
-                folder=folder,
-            )
-        state["loader"]["position"] = 0
-    with EventLog(folder, on_event) as log:
-        run = _Run(stage, loader, config, folder, device, log, run_config, data)
+    state = open_run(folder, resume=resume, run_config=run_config, data=data, data_added=data_added)
+    team = team or Alone(device)
+    with EventLog(folder, on_event) if team.rank == 0 else NoLog() as log:
+        run = _Run(stage, loader, config, folder, team, log, run_config, data)
         try:
             run.begin(state)
             return run.go(should_stop)
@@ -114,13 +102,14 @@ class _Run:
         loader: Batches,
         config: LoopConfig,
         folder: Path,
-        device: torch.device,
-        log: EventLog,
+        team: Team,
+        log: EventLog | NoLog,
         run_config: dict[str, Any] | None,
         data: str,
     ):
         self.stage, self.loader, self.config, self.folder = stage, loader, config, folder
-        self.device, self.log, self.run_config, self.data = device, log, run_config, data
+        self.team, self.device = team, team.device
+        self.log, self.run_config, self.data = log, run_config, data
         self.step = self.skipped = self.skips_in_a_row = 0
         self.earlier_seconds, self.started = 0.0, time.monotonic()
         self.saved_at = self.started
@@ -130,7 +119,7 @@ class _Run:
         self.weight_files: list[Path] = []
         self.meter = Meter()
         self.ema: WeightAverage | None = None
-        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_supported(device))
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_supported(self.device))
 
     @property
     def seconds(self) -> float:
@@ -171,13 +160,18 @@ class _Run:
             phase: [p for group in optimizer.param_groups for p in group["params"]]
             for phase, optimizer in self.stage.optimizers.items()
         }
+        self.losses = {phase: self.team.losses(self.stage, phase) for phase in self.stage.optimizers}
         self.log.write("start" if state is None else "resume", step=self.step, total=self.total)
 
     def go(self, should_stop: Callable[[], bool] | None) -> TrainResult:
         """Steps until something ends the run; then validates and saves."""
         with closing(self._stream()) as stream:
-            while not (stopped_by := self._stopped_by(should_stop)):
-                factor = learning_rate_factor(self.config, self.step, self.seconds)
+            while True:
+                # Clocks differ, and only the main process is asked to stop.
+                stopped_by, seconds = self.team.from_main((self._stopped_by(should_stop), self.seconds))
+                if stopped_by:
+                    break
+                factor = learning_rate_factor(self.config, self.step, seconds)
                 for group, peak in zip(self.groups, self.peaks, strict=True):
                     group["lr"] = peak * factor
                 self._one_step(stream)
@@ -189,7 +183,8 @@ class _Run:
             self._report(learning_rate_factor(self.config, self.step, self.seconds))
         if self.validated_step != self.step:
             self._validate()
-        self._save_weights()
+        self._save_weights(last=True)
+        self._save_samples()
         self._save_state()
         self.log.write("end", step=self.step, total=self.total, seconds=round(self.seconds, 1))
         return TrainResult(
@@ -208,7 +203,8 @@ class _Run:
 
     def _one_step(self, stream: Iterator[Any]) -> None:
         batches = [next(stream) for _ in range(self.config.accumulate)]
-        healthy = [self._one_phase(phase, batches) for phase in self.stage.phases(self.step)]
+        phases = self.stage.phases(self.step)
+        healthy = [self._one_phase(phase, number, batches) for number, phase in enumerate(phases)]
         self.skips_in_a_row = 0 if all(healthy) else self.skips_in_a_row + 1
         self.skipped += not all(healthy)
         if self.skips_in_a_row >= MOST_SKIPS_IN_A_ROW:
@@ -218,24 +214,29 @@ class _Run:
                 count=self.skips_in_a_row,
             )
 
-    def _one_phase(self, phase: str, batches: list[Any]) -> bool:
+    def _one_phase(self, phase: str, number: int, batches: list[Any]) -> bool:
         """Gradients of all batches, then one update; False when it was skipped for a value that is not finite."""
         optimizer, parameters = self.stage.optimizers[phase], self.parameters[phase]
         optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros((), device=self.device)
         seen: list[dict[str, Tensor]] = []
-        for batch in batches:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                losses = self.stage.losses(phase, batch)
-            total = sum(
-                self.stage.weights.get(name, 1.0) * loss for name, loss in losses.items() if not name.startswith("_")
-            )
-            (total / len(batches)).backward()
+        for place, batch in enumerate(batches):
+            self._seed(number, place * self.team.world + self.team.rank)
+            last = place + 1 == len(batches)
+            with _nothing() if last else self.team.accumulating(self.losses[phase]):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    losses = self.losses[phase](batch)
+                total = sum(
+                    self.stage.weights.get(name, 1.0) * loss
+                    for name, loss in losses.items()
+                    if not name.startswith("_")
+                )
+                (total / len(batches)).backward()
             sums += total.detach()
             seen.append({name: torch.as_tensor(loss).detach() for name, loss in losses.items()})
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         # One look at the device per phase: NaN anywhere makes this sum NaN.
-        if not math.isfinite((sums + norm).item()):
+        if not math.isfinite((self.team.mean(sums) + norm).item()):
             optimizer.zero_grad(set_to_none=True)
             return False
         if self.config.clip_norm > 0:
@@ -245,12 +246,17 @@ class _Run:
             self.meter.add(losses)
         return True
 
+    def _seed(self, phase: int, batch: int) -> None:
+        """Seed everything random for the batch of that number in this step."""
+        entropy = (self.config.seed, self.step, phase, batch)
+        seed_everything(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
     def _stopped_by(self, should_stop: Callable[[], bool] | None) -> str:
         if self.step >= self.config.max_steps:
             return "steps"
         if self.config.max_minutes > 0 and self.seconds >= 60 * self.config.max_minutes:
             return "minutes"
-        wanted = (should_stop is not None and should_stop()) or _stop_file_is_fresh(self.folder / STOP_NAME)
+        wanted = (should_stop is not None and should_stop()) or stop_is_asked(self.folder)
         return "stop" if wanted else ""
 
     def _housekeeping(self, factor: float) -> None:
@@ -261,7 +267,8 @@ class _Run:
             self._validate()
         due = step in config.save_at_steps or (config.save_every_steps > 0 and step % config.save_every_steps == 0)
         if due and step < config.max_steps:
-            self._save_weights()
+            self._save_weights(last=False)
+            self._save_samples()
             self._save_state()
         elif config.save_every_minutes > 0 and time.monotonic() - self.saved_at >= 60 * config.save_every_minutes:
             self._save_state()
@@ -305,16 +312,33 @@ class _Run:
             losses=self.validation, seconds=round(self.seconds, 2),
         )  # fmt: skip
 
-    def _save_weights(self) -> None:
+    def _save_weights(self, last: bool) -> None:
+        if self.team.rank > 0:
+            return
         with self._averaged():
-            files = [Path(p) for p in self.stage.save_weights(self.folder, self.step, self.loader.epoch)]
+            files = [Path(p) for p in self.stage.save_weights(self.folder, self.step, self.loader.epoch, last=last)]
         if self.config.keep_latest:
             for path in {p.resolve() for p in self.weight_files} - {p.resolve() for p in files}:
                 path.unlink(missing_ok=True)
         self.weight_files = files
         self.log.write("weights", step=self.step, total=self.total, files=files)
 
+    def _save_samples(self) -> None:
+        """Let the stage, if it can, make held-out lines heard."""
+        make = getattr(self.stage, "make_samples", None)
+        if make is None or self.team.rank > 0:
+            return
+        with self._averaged():
+            samples: Samples = make(self.folder / SAMPLES_NAME / f"step-{self.step:06d}")
+        if samples.items:
+            self.log.write(
+                "samples", step=self.step, total=self.total, epoch=self.loader.epoch,
+                samples=[item["file"] for item in samples.items], items=samples.items, measures=samples.measures,
+            )  # fmt: skip
+
     def _save_state(self) -> None:
+        if self.team.rank > 0:
+            return
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -347,21 +371,3 @@ class _Run:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
-
-
-def _refuse_other_config(saved: dict[str, Any] | None, given: dict[str, Any], folder: Path) -> None:
-    keys = differing_keys(saved, given) if saved is not None else []
-    if keys:
-        raise UserError(
-            "resume_config_differs",
-            "{folder} was trained with other settings: {keys}; give the same ones or choose another folder.",
-            folder=folder,
-            keys=", ".join(keys),
-        )
-
-
-def _stop_file_is_fresh(path: Path) -> bool:
-    """Whether a stop is asked of this process: a file older than the process was meant for an earlier one."""
-    if not path.exists():
-        return False
-    return path.stat().st_mtime >= psutil.Process().create_time() - 1.0

@@ -1,6 +1,16 @@
-"""Folders of runs."""
+"""Folders of runs: what is in one when a training begins there."""
 
 from pathlib import Path
+from typing import Any
+
+import psutil
+
+from modules.checkpoint import load_training_state
+from modules.config import differing_keys
+from modules.errors import UserError
+
+CHECKPOINT_NAME = "checkpoint"
+STOP_NAME = "stop"
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -11,3 +21,54 @@ def set_aside(folder: Path) -> Path | None:
     while (kept := folder.with_name(f"{folder.name}-earlier{number}")).exists():
         number += 1
     return folder.rename(kept)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a training in this folder can be resumed."""
+    return (folder / f"{CHECKPOINT_NAME}.safetensors").exists()
+
+
+def open_run(
+    folder: Path, *, resume: bool, run_config: dict[str, Any] | None, data: str, data_added: bool
+) -> dict[str, Any] | None:
+    """The state to go on from; None where a run begins. For the arguments see `modules.training.loop.train`.
+
+    Raises:
+        UserError: run_exists, resume_config_differs, resume_data_differs, checkpoint_unreadable.
+    """
+    if not has_checkpoint(folder):
+        return None
+    if not resume:
+        raise UserError(
+            "run_exists",
+            "{folder} holds a training already; resume it, start over, or choose another folder.",
+            folder=folder,
+        )
+    state = load_training_state(folder / f"{CHECKPOINT_NAME}.safetensors")
+    _refuse_other_config(state["run_config"], run_config, folder)
+    if data and state.get("data", data) != data:
+        if not data_added:
+            raise UserError(
+                "resume_data_differs",
+                "The data of the training in {folder} have changed; say that data were added, or start over.",
+                folder=folder,
+            )
+        state["loader"]["position"] = 0
+    return state
+
+
+def stop_is_asked(folder: Path) -> bool:
+    """Whether a stop is asked of this process: a file older than the process was meant for an earlier one."""
+    path = folder / STOP_NAME
+    return path.exists() and path.stat().st_mtime >= psutil.Process().create_time() - 1.0
+
+
+def _refuse_other_config(saved: dict[str, Any] | None, given: dict[str, Any] | None, folder: Path) -> None:
+    keys = differing_keys(saved, given) if saved is not None and given is not None else []
+    if keys:
+        raise UserError(
+            "resume_config_differs",
+            "{folder} was trained with other settings: {keys}; give the same ones or choose another folder.",
+            folder=folder,
+            keys=", ".join(keys),
+        )

@@ -1,6 +1,7 @@
 """What the training loop asks of the things that it moves: a stage, its optimizers and its batches."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,11 +19,26 @@ class Optimizer(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Held-out lines made heard.
+
+    Args:
+        items: one for each line: file (wav that was made) and truth (wav of the recording), text, seconds and
+            true_seconds, f0_hz and true_f0_hz (medians; 0 = unvoiced).
+        measures: what the items tell together, such as "length_ratio".
+    """
+
+    items: list[dict[str, Any]] = field(default_factory=list)
+    measures: dict[str, float] = field(default_factory=dict)
+
+
 class Stage(Protocol):
     """What is trained.
 
     With `accumulate` n, a phase sees its n batches one after the other before the next phase begins. A stage may
-    have `averaged`, the names of the modules that EMA covers (a discriminator needs none); by default all.
+    have `averaged`, the names of the modules that EMA covers (a discriminator needs none); by default all. It may have
+    `make_samples(folder) -> Samples`, called whenever weights are saved, averaged weights in place.
     """
 
     modules: dict[str, nn.Module]
@@ -38,8 +54,8 @@ class Stage(Protocol):
     def validate(self) -> dict[str, float]:
         """Measures on held-out data; the loop has put the modules in eval mode and switched gradients off."""
 
-    def save_weights(self, folder: Path, step: int, epoch: int) -> list[Path]:
-        """Write inference weights; the averaged weights are in place when this is called."""
+    def save_weights(self, folder: Path, step: int, epoch: int, *, last: bool) -> list[Path]:
+        """Write inference weights; the averaged weights are in place when this is called. `last`: the run is over."""
 
 
 class Batches(Protocol):

@@ -106,7 +106,7 @@ def test_saved_weights_are_kept_or_replaced(tmp_path, keep_latest):
 
 def test_weights_saved_under_one_name_are_not_deleted(tmp_path):
     class OneName(Regression):
-        def save_weights(self, folder, step, epoch):
+        def save_weights(self, folder, step, epoch, *, last):
             lineage = Lineage("nano", "toy", step, epoch)
             return [save_weights(folder / "s3.safetensors", self.model.state_dict(), {}, lineage)]
 

@@ -81,7 +81,7 @@ class Regression:
         self.validated.append({k: v.clone() for k, v in self.model.state_dict().items()})
         return {"size": sum(float(p.abs().sum()) for p in self.model.parameters())}
 
-    def save_weights(self, folder, step, epoch):
+    def save_weights(self, folder, step, epoch, *, last):
         path = folder / f"toy_s{step}.safetensors"
         self.saved.append(step)
         return [save_weights(path, self.model.state_dict(), {}, Lineage("nano", "toy", step, epoch))]
