@@ -77,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     from tools.webui.app import build_app, launch
     from tools.webui.dataset_tab import build_dataset_tab
     from tools.webui.services import make_services
+    from tools.webui.training_tab import build_training_tab
 
     services = make_services(
         models=options.models,
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     print(f"GPT-SoVITS2 on http://{options.listen}:{options.port} (stop with Ctrl+C)", flush=True)
     launch(
-        build_app(services, [("tab.dataset", build_dataset_tab)]),
+        build_app(services, [("tab.dataset", build_dataset_tab), ("tab.training", build_training_tab)]),
         services,
         host=options.listen,
         port=options.port,

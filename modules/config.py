@@ -53,9 +53,30 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
-class SpeechTokenizerConfig:
-    """Supervised semantic tokens (S3): log-mel -> encoder -> 25 Hz -> FSQ or VQ -> recognition head."""
+class GroupedConfig:
+    """Tokens of form "grouped": self-supervised features -> token rate -> grouped residual VQ, learned with the
+    decoder."""
 
+    feature_dim: int = field(768, "width of the self-supervised features (HuBERT base: 768)", 4, 8192)
+    feature_rate: int = field(50, "features per second; a multiple of the token rate", 25, 200)
+    vector_dim: int = field(768, "width of a token's vector; a multiple of the groups", 4, 8192)
+    groups: int = field(2, "parts of the vector that have codebooks of their own", 1, 4)
+    quantizers: int = field(1, "codebooks of each group, one after the other", 1, 2)
+    codebook_size: int = field(1024, "codes of each codebook", 2, 65536)
+    decay: float = field(0.99, "share of its old place that a code keeps at each step", 0.5, 0.99999)
+    dead_below: float = field(0.03, "mean uses a batch under which a code is placed anew; 0 = never", 0, 100)
+
+
+@dataclass(frozen=True)
+class SpeechTokenizerConfig:
+    """Speech tokens in one of two forms.
+
+    "s3": supervised semantic tokens, log-mel -> encoder -> 25 Hz -> FSQ or VQ -> recognition head; all fields but
+    `grouped` belong to it. "grouped": see `GroupedConfig`; of the fields here it reads `frame_rate` and
+    `prosody_levels`.
+    """
+
+    form: Literal["s3", "grouped"] = field("s3", "supervised tokens, or self-supervised features and a grouped VQ")
     sample_rate: int = field(16000, "input rate, Hz", 8000, 48000)
     n_mels: int = field(80, "log-mel bands", 20, 256)
     hidden: int = field(192, "transformer width", 16, 4096)
@@ -68,6 +89,7 @@ class SpeechTokenizerConfig:
     codebook_size: int = field(4096, "codebook size when the quantiser is vq", 2, 65536)
     prosody_levels: int = field(64, "codes of the relative-f0 stream, 0 = unvoiced; 0 switches it off", 0, 1024)
     dropout: float = field(0.1, "dropout in training", 0, 0.9)
+    grouped: GroupedConfig = field(GroupedConfig(), "sizes of the form grouped")
 
 
 @dataclass(frozen=True)

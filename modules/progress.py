@@ -96,16 +96,16 @@ class StepProgress:
     def pass_on(self, event: Mapping[str, Any]) -> None:
         """Tell what a training loop told (see modules/training/events.py).
 
-        Its "step", "validation" and "weights" events are written as they are. How a run starts and ends is told by
-        this step itself, which may do more than train.
+        Its "step", "validation", "weights" and "samples" events are written as they are. How a run starts and ends is
+        told by this step itself, which may do more than train.
         """
-        if event["kind"] not in ("step", "validation", "weights"):
+        if event["kind"] not in ("step", "validation", "weights", "samples"):
             return
         with self._lock:
             self._event(**{name: value for name, value in event.items() if name != "time"})
             now = time.monotonic()
             too_soon = event["kind"] == "step" and now - self._said_at < TRAINING_SAY_SECONDS
-            if self._say is not None and event["kind"] != "weights" and not too_soon:
+            if self._say is not None and event["kind"] in ("step", "validation") and not too_soon:
                 self._said_at = now
                 self._say(_line(event["step"], event["total"], event.get("eta_seconds"), _measures(event)))
 

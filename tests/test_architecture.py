@@ -23,7 +23,7 @@ EVERYTHING = [*PROGRAM, *(p.relative_to(ROOT).as_posix() for p in ROOT.glob("tes
 SETUP = "tools/setup_environment.py"
 MAY_START_PROCESSES = {"tools/jobs.py", SETUP}
 # Not steps of their own, but what serves them: each may import these, and these import no step either.
-SHARED_TOOLS = {"tools.jobs", "tools.flags", "tools.running"}
+SHARED_TOOLS = {"tools.jobs", "tools.flags", "tools.running", "tools.training"}
 # Of these, what the page may import; the others belong to a command line.
 PAGE_TOOLS = {"tools.jobs"}
 # Rooms of modules/ that must not know certain others.

@@ -1,10 +1,11 @@
-"""Turn a dataset list, or a corpus store, into features: text ids, speech tokens, f0, 32 kHz audio.
+"""Turn a dataset list, or a corpus store, into features: text ids, 32 kHz audio, speech tokens with f0.
 
-    python -m tools.extract --input logs/me/manifest.jsonl --output logs/me/features
+    python -m tools.extract --input logs/me/manifest.jsonl --experiment me
+    python -m tools.extract --input logs/me/manifest.jsonl --experiment me --only text
     python -m tools.extract --input CORPUS --output FEATURES --models pretrained_models/nano --no-audio
     torchrun --nproc-per-node 4 -m tools.extract --input LIST --output FEATURES
 
-Run it again after a stop or when lines were added or changed: only what is missing is done.
+Run it again after a stop, or when lines, recordings or encoders changed: each step does only what is missing.
 """
 
 import argparse
@@ -12,19 +13,21 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modules.checkpoint import file_hash
 from modules.config import load_preset
 from modules.corpus.outputs import REJECTED_NAME, write_rejected
-from modules.data.extraction import Encoders, ExtractOptions, Source, extract
+from modules.data.extraction import Encoders, ExtractOptions, ExtractReport, extract
+from modules.data.features import STEPS, LineStore, LineWriter
+from modules.data.file_memory import FileMemory
 from modules.data.held_out import hold_out
-from modules.data.recordings import Recordings
+from modules.data.recordings import CorpusRows, Recordings, Source
 from modules.data.sources import clean_path
-from modules.data.store import FeatureStore, StoreWriter, write_current
+from modules.data.store import FeatureStore, telling_full_disk
 from modules.data.validation import check_manifest
 from modules.errors import UserError
+from modules.experiment import Experiment, experiment_name
 from modules.progress import StepProgress
 from modules.runtime import set_threads
 from modules.speech.train import load_tokenizer
@@ -32,11 +35,16 @@ from modules.text.tokenizer import TextTokenizer
 from tools.running import run_step
 
 SPLITS_NAME = "splits.json"
+MEMORY_NAME = "recordings-{rank:03d}.json"
+DOING = {"look": "looking at the recordings", "text": "reading the texts", "sound": "encoding the recordings"}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse flags, load the encoders, run; returns the exit code: 0 done, 2 a mistake in the input, 3 stopped."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.only == "audio" and arguments.no_audio:
+        parser.error("--only audio asks for what --no-audio leaves out")
     work = functools.partial(_run, arguments)
     return run_step(work, arguments.job, stopped="stopped; run the same command again to go on")
 
@@ -44,73 +52,107 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     if arguments.threads:
         set_threads(arguments.threads)
-    text_path = arguments.text_tokenizer or arguments.models / "tokenizer.json"
-    speech_path = arguments.speech_tokenizer or arguments.models / "s3.safetensors"
-    text = TextTokenizer.load(text_path)
-    speech = load_tokenizer(speech_path)
-    encoders = Encoders(
-        text=text.encode,
-        speech=speech.encode,
-        sample_rate=speech.sample_rate,
-        samples_per_token=speech.samples_per_token,
-        hash=file_hash(text_path) + file_hash(speech_path),
-    )
+    if arguments.experiment:
+        output = Experiment(experiment_name(arguments.experiment)).features
+    else:
+        output = clean_path(arguments.output)
+    steps = (arguments.only,) if arguments.only else STEPS
+    encoders = _encoders(arguments, steps)
+    audio = load_preset(arguments.preset).audio
     options = ExtractOptions(
-        keep_audio=not arguments.no_audio,
-        limit=arguments.limit,
-        max_seconds=arguments.max_seconds,
-        rank=arguments.rank,
-        world=arguments.world,
+        limit=arguments.limit, max_seconds=arguments.max_seconds, rank=arguments.rank, world=arguments.world
     )
     started = time.monotonic()
     rejected: list[dict[str, str]] = []
+    first = options.rank == 0
 
     def reject(file: str, reason: str) -> None:
         rejected.append({"file": file, "reason": reason})
         progress.reject(file, reason)
 
-    output, first = clean_path(arguments.output), options.rank == 0
-    source, name = _source(arguments, output, reject if first else lambda file, reason: None)
-    with StoreWriter(output, rank=options.rank) as writer:
-        audio = load_preset(arguments.preset).audio
-        report = extract(
-            source, writer, encoders, audio, options, progress.update, progress.should_stop,
-            lambda row, reason: reject(name(row), reason),
-        )  # fmt: skip
-    write_current(output, report.keys, rank=options.rank, world=options.world)
-    write_rejected(output / (REJECTED_NAME if first else f"rejected-{options.rank:03d}.jsonl"), rejected)
-    print(
-        f"{report.done} clips, {report.seconds / 3600:.2f} h, {report.already} already there, "
-        f"skipped: {dict(report.skipped) or 'none'}, {time.monotonic() - started:.0f} s"
-    )
-    if not report.keys and first:
-        raise UserError(
-            "nothing_extracted",
-            "None of the {count} clips of {list} could be used; {rejected} tells why for each.",
-            count=len(source),
-            list=str(arguments.input),
-            rejected=str(output / REJECTED_NAME),
+    with telling_full_disk(output):
+        hashes = encoders.hashes(audio, keep_audio=not arguments.no_audio)
+        with LineWriter(output, hashes, steps, options.rank, options.world) as writer:
+            memory = FileMemory(sorted(output.glob(MEMORY_NAME.format(rank=0).replace("000", "*"))))
+            source, name = _source(arguments, output, memory, reject if first else lambda file, reason: None)
+            try:
+                report = extract(
+                    source, writer, encoders, audio, options,
+                    lambda done, total, what: progress.update(done, total, DOING[what]), progress.should_stop,
+                    lambda row, reason: reject(name(row), reason),
+                )  # fmt: skip
+            finally:
+                _remember(memory, output, options)
+        write_rejected(output / (REJECTED_NAME if first else f"rejected-{options.rank:03d}.jsonl"), rejected)
+        print(
+            f"{report.done} clips, {report.seconds / 3600:.2f} h, {report.already} already there, "
+            f"skipped: {dict(report.skipped) or 'none'}, {time.monotonic() - started:.0f} s"
         )
-    progress.finish(
-        {
-            "folder": output,
-            "clips": report.done,
-            "already": report.already,
-            "seconds": report.seconds,
-            "skipped": dict(report.skipped),
-            "rejected": len(rejected),
-        }
+        if not report.done + report.already and first:
+            raise UserError(
+                "nothing_extracted",
+                "None of the {count} clips of {list} could be used; {rejected} tells why for each.",
+                count=len(source),
+                list=str(arguments.input),
+                rejected=str(output / REJECTED_NAME),
+            )
+        progress.finish(_result(output, report, len(rejected)))
+
+
+def _encoders(arguments: argparse.Namespace, steps: Sequence[str]) -> Encoders:
+    """The encoders of the steps; of the others only what they are told by."""
+    text_path = arguments.text_tokenizer or arguments.models / "tokenizer.json"
+    speech_path = arguments.speech_tokenizer or arguments.models / "s3.safetensors"
+    text = TextTokenizer.load(text_path) if "text" in steps else None
+    speech = load_tokenizer(speech_path) if "speech" in steps else None
+    files = FileMemory()
+    return Encoders(
+        text=text.encode if text else None,
+        speech=speech.encode if speech else None,
+        sample_rate=speech.sample_rate if speech else 0,
+        samples_per_token=speech.samples_per_token if speech else 0,
+        text_hash=files.content(text_path),
+        speech_hash=files.content(speech_path),
     )
+
+
+def _remember(memory: FileMemory, output: Path, options: ExtractOptions) -> None:
+    """Keep what is known of the recordings; shares of an earlier run with more processes go away with rank 0."""
+    memory.save(output / MEMORY_NAME.format(rank=options.rank))
+    for rank in range(options.world, 1000) if options.rank == 0 else ():
+        (output / MEMORY_NAME.format(rank=rank)).unlink(missing_ok=True)
+
+
+def _result(output: Path, report: ExtractReport, rejected: int) -> dict[str, object]:
+    """What the page and the terminal are told of the steps, of this run and of the folder as a whole."""
+    store = LineStore(output)
+    steps = {step: {"done": count.done, "already": count.already} for step, count in report.steps.items()}
+    print("; ".join(f"{step}: {count.done} done, {count.already} already" for step, count in report.steps.items()))
+    missing = {step: lines for step, lines in store.missing.items() if step not in steps}
+    if missing:
+        there = " and ".join(f"{step} done for {sum(count.values())} lines" for step, count in steps.items())
+        print(f"{there}; {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    return {
+        "folder": output,
+        "clips": report.done,
+        "already": report.already,
+        "seconds": report.seconds,
+        "skipped": dict(report.skipped),
+        "rejected": rejected,
+        "steps": steps,
+        "missing": missing,
+        "lines": store.lines,
+        "complete": len(store),
+    }
 
 
 def _source(
-    arguments: argparse.Namespace, output: Path, reject: Callable[[str, str], None]
+    arguments: argparse.Namespace, output: Path, memory: FileMemory, reject: Callable[[str, str], None]
 ) -> tuple[Source, Callable[[int], str]]:
     """What is extracted, and what its rows are called. Raises UserError: manifest_missing, store_missing."""
     path = clean_path(arguments.input)
     if path.is_dir():
-        corpus = FeatureStore(path)
-        return corpus, lambda row: f"{path}, row {row}"
+        return CorpusRows(FeatureStore(path)), lambda row: f"{path}, row {row}"
     checked = check_manifest(path, arguments.audio_folder)
     for problem in checked.problems:
         if problem.fatal:
@@ -121,7 +163,7 @@ def _source(
             utterances.append(row.utterance)
         else:
             reject(row.utterance.audio, "It has no text; nothing can be learned from it.")
-    recordings = Recordings(hold_out(utterances, output / SPLITS_NAME))
+    recordings = Recordings(hold_out(utterances, output / SPLITS_NAME), memory)
     return recordings, recordings.name
 
 
@@ -132,7 +174,10 @@ def _parser() -> argparse.ArgumentParser:
     # torchrun tells each of its processes who it is by these two.
     parser.add_argument("--rank", type=int, default=int(os.environ.get("RANK", 0)), help="number of this process")
     parser.add_argument("--world", type=int, default=int(os.environ.get("WORLD_SIZE", 1)), help="number of processes")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the feature store; appended to")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--output", type=Path, help="folder of the features; appended to")
+    place.add_argument("--experiment", help="name of the voice: the features go to logs/NAME/features")
+    parser.add_argument("--only", choices=STEPS, help="do this step alone; without it, all")
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--models", type=Path, default=Path("pretrained_models/nano"), help="folder of the tokenizers")
     parser.add_argument("--text-tokenizer", type=Path, help="tokenizer.json, if not in --models")

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from modules.data.store import FeatureStore
+from modules.data.columns import Rows
+from modules.data.features import open_store
 from modules.errors import UserError
 from modules.gpt.sequence import Part, Sequences, arrange, part_length
 
@@ -63,14 +64,14 @@ class PromptDataset:
         features: hand text features on (column text_features, U * F values).
 
     Raises:
-        UserError: gpt_no_utterances when nothing is left.
+        UserError: gpt_no_utterances when nothing is left, and those of `open_store`.
     """
 
     COLUMNS = ("text_ids", "codes")
 
     def __init__(self, stores: Sequence[Path], split: str, options: MixOptions, features: bool = False):
         self.options = options
-        self._stores = [FeatureStore(folder) for folder in stores]
+        self._stores = [open_store(folder) for folder in stores]
         self._columns = (*self.COLUMNS, "text_features") if features else self.COLUMNS
         tables = [_table(i, store, split, options) for i, store in enumerate(self._stores) if len(store)]
         table = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]} if tables else {}
@@ -173,7 +174,7 @@ class MixSampler:
         max_batch: most rows in a batch.
     """
 
-    def __init__(self, dataset: PromptDataset, budget: int, seed: int = 0, pad_multiple: int = 32, max_batch: int = 64):
+    def __init__(self, dataset: PromptDataset, budget: int, seed: int = 0, pad_multiple: int = 8, max_batch: int = 64):
         self.dataset, self.budget, self.seed = dataset, budget, seed
         self.pad_multiple, self.max_batch = pad_multiple, max_batch
         self._weights = dataset.target_weights()
@@ -186,6 +187,10 @@ class MixSampler:
         if self._planned is None or self._planned[0] != epoch:
             self._planned = (epoch, self._plan(epoch))
         return self._planned[1]
+
+    def cost(self, batch: np.ndarray) -> float:
+        """Padded positions of a batch."""
+        return float(max(self.dataset.length(self.dataset.choose(int(i))) for i in batch) * len(batch))
 
     def _plan(self, epoch: int) -> list[np.ndarray]:
         rng = np.random.default_rng((self.seed, epoch))
@@ -214,7 +219,7 @@ class MixSampler:
 class Collate:
     """Rows to `Sequences`, padded to a multiple of `pad_multiple`."""
 
-    def __init__(self, end_code: int, pad_multiple: int = 32, last_only: bool = False):
+    def __init__(self, end_code: int, pad_multiple: int = 8, last_only: bool = False):
         self.end_code, self.pad_multiple, self.last_only = end_code, pad_multiple, last_only
 
     def __call__(self, rows: list[Row]) -> Sequences:
@@ -290,20 +295,24 @@ def _row_length(row: Row) -> int:
     return sum(part_length(len(p.text_ids), len(p.codes)) for p in row.parts)
 
 
-def _table(number: int, store: FeatureStore, split: str, options: MixOptions) -> dict[str, Any]:
-    seconds = np.asarray(store.column("seconds"), np.float64)
+def _table(number: int, store: Rows, split: str, options: MixOptions) -> dict[str, Any]:
+    seconds = store.array("seconds")
     keep = (seconds >= options.min_seconds) & (seconds <= options.max_seconds)
-    keep &= np.asarray(store.column("split"), dtype=str) == split
-    codebooks = np.maximum(np.asarray(store.column("codebooks"), np.int64), 1)
+    split_of, splits = store.labels("split")
+    keep &= (splits == split)[split_of]
+    codebooks = np.maximum(store.array("codebooks"), 1)
     frames, units = store.lengths("codes") // codebooks, store.lengths("text_ids")
     keep &= (frames > 0) & (units > 0) & (units + frames + 3 <= options.max_length)
     rows = np.flatnonzero(keep)
+    source_of, sources = store.labels("source")
+    language_of, languages = store.labels("language")
+    speaker_of, speakers = store.labels("speaker")
     return {
         "store": np.full(len(rows), number),
         "row": rows,
         "frames": frames[rows],
         "units": units[rows],
-        "recorded": np.asarray(store.column("source"), dtype=str)[rows] == "recorded",
-        "language": np.asarray(store.column("language"), dtype=str)[rows],
-        "speaker": np.asarray([f"{number}:{name}" for name in store.column("speaker")], dtype=str)[rows],
+        "recorded": (sources == "recorded")[source_of[rows]],
+        "language": languages[language_of[rows]],
+        "speaker": np.asarray([f"{number}:{name}" for name in speakers], dtype=str)[speaker_of[rows]],
     }

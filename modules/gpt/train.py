@@ -88,11 +88,15 @@ class GPTStage:
         return ("gpt",)
 
     def losses(self, phase: str, batch: Sequences) -> dict[str, Tensor]:
-        """Mean cross-entropy of each stream over all predicted frames; EOS is a class of the content stream."""
+        """Mean cross-entropy of each stream over all predicted frames; EOS is a class of the content stream.
+
+        That of the content is also told apart: rows of one utterance alone, and pairs of prompts and target.
+        """
         logits = self.model(batch)
         smoothing = self.options.label_smoothing
         content = batch.targets[:, 0]
-        losses = {"content": F.cross_entropy(logits[0].float(), content, label_smoothing=smoothing)}
+        each = F.cross_entropy(logits[0].float(), content, label_smoothing=smoothing, reduction="none")
+        losses = {"content": each.mean()}
         for k, stream in enumerate(logits[1:], 1):
             losses[STREAM_NAMES[k]] = F.cross_entropy(stream.float(), batch.targets[:, k], ignore_index=IGNORED)
         with torch.no_grad():
@@ -100,6 +104,10 @@ class GPTStage:
             losses["_accuracy"] = (logits[0][some].argmax(-1) == content[some]).float().mean()
             ends = (content == self.model.end_code).nonzero()[:, 0]
             losses["_eos"] = F.cross_entropy(logits[0][ends].float(), content[ends])
+            prompted = batch.groups % 2 == 1
+            for name, rows in (("_alone", ~prompted), ("_pair", prompted)):
+                if rows.any():
+                    losses[name] = each[rows].mean()
         return losses
 
     def validate(self) -> dict[str, float]:

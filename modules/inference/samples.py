@@ -14,10 +14,11 @@ from torch import Tensor
 
 from modules.audio.io import write
 from modules.audio.pitch import track_f0
-from modules.data.store import FeatureStore
+from modules.data.columns import Rows
 from modules.gpt.decode import DecodeOptions, Decoder, Prompt, frame_limits
 from modules.gpt.model import SpeechGPT
 from modules.gpt.sequence import Part
+from modules.speech.grouped import FrameVectors
 from modules.speech.prosody import F0_FRAME_RATE_HZ, median_f0
 from modules.training.stage import Samples
 from modules.vits2.model import VITS2, load_vits2
@@ -39,7 +40,7 @@ class SampleMaker:
         seed: of everything drawn.
     """
 
-    def __init__(self, stores: Sequence[FeatureStore], count: int = 4, seed: int = 0):
+    def __init__(self, stores: Sequence[Rows], count: int = 4, seed: int = 0):
         self.seed = seed
         lines = [
             (store, row, split, speaker)
@@ -67,6 +68,8 @@ class SampleMaker:
             decoder: weights of the decoder; read anew each time, since it is needed so seldom.
         """
         vits2 = load_vits2(decoder).to(gpt.specials.device)
+        if gpt.vector_dim is not None:
+            gpt.set_vectors(FrameVectors(vits2.quantizer))
         speaking, pace = Decoder(gpt), float(gpt.statistics.get("frames_per_unit", 4.0))
 
         def speak(line: dict[str, Any], reference: dict[str, Any], number: int) -> tuple[Tensor, float]:
@@ -99,7 +102,7 @@ class SampleMaker:
         self, model: VITS2, line: dict[str, Any], reference: dict[str, Any], number: int, median_hz: float = 0.0
     ) -> tuple[Tensor, float]:
         device = next(model.parameters()).device
-        codes = torch.from_numpy(line["codes"].astype(np.int64)).view(1, -1, len(model.codebook_sizes))
+        codes = _codes(line, model)
         text_ids = torch.from_numpy(line["text_ids"].astype(np.int64))[None]
         style = model.style_of(torch.from_numpy(_to_float(reference["audio"]))[None].to(device))
         if codes.shape[1] == 0:
@@ -124,7 +127,17 @@ class SampleMaker:
 
 
 def _part(row: dict[str, Any], vits2: VITS2) -> Part:
-    return Part(row["text_ids"], row["codes"].reshape(-1, len(vits2.codebook_sizes)))
+    return Part(row["text_ids"], _codes(row, vits2)[0].numpy())
+
+
+def _codes(row: dict[str, Any], vits2: VITS2) -> Tensor:
+    """The tokens of a row [1, T, K]; where it holds features, those that the decoder's quantiser makes of them."""
+    if len(row["codes"]) or "ssl" not in row:
+        return torch.from_numpy(row["codes"].astype(np.int64)).view(1, -1, len(vits2.codebook_sizes))
+    device = next(vits2.parameters()).device
+    features = torch.from_numpy(row["ssl"].astype(np.float32)).view(1, -1, vits2.quantizer.ssl_dim)
+    f0 = torch.from_numpy(np.asarray(row["f0"], np.float32))[None]
+    return vits2.quantizer.codes(features.to(device), f0.to(device)).cpu()
 
 
 def _write(folder: Path, number: int, line: dict[str, Any], wav: Tensor, truth: Tensor, sample_rate: int) -> dict:

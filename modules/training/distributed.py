@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from modules.training.stage import Stage
@@ -50,6 +50,10 @@ class Accelerated:
     def from_main(self, value: T) -> T:
         """What the main process holds, in every process."""
         return broadcast_object_list([value])[0]
+
+    def from_all(self, value: T) -> list[T]:
+        """What each process holds, in order."""
+        return gather_object([value])
 
     def close(self) -> None:
         """Leave the process group."""

@@ -26,7 +26,7 @@ from modules.errors import UserError
 from modules.runtime import bf16_supported, restore_rng_state, rng_state, seed_everything
 from modules.training.average import WeightAverage
 from modules.training.events import EventLog, NoLog
-from modules.training.meter import Meter
+from modules.training.meter import Meter, mean_of
 from modules.training.runs import CHECKPOINT_NAME, open_run, stop_is_asked
 from modules.training.schedule import LoopConfig, learning_rate_factor
 from modules.training.stage import Batches, Samples, Stage
@@ -274,7 +274,7 @@ class _Run:
             self._save_state()
 
     def _report(self, factor: float) -> None:
-        self.last_losses = self.meter.take()
+        self.last_losses = mean_of(self.team.from_all(self.meter.take()))
         used = self.used
         self.log.write(
             "step",

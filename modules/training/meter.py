@@ -1,5 +1,6 @@
 """Means of losses over the steps between two events."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -24,3 +25,10 @@ class Meter:
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means
+
+
+def mean_of(losses: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Means over processes of what each has measured; a loss that one has not seen is the mean of the others'."""
+    names = dict.fromkeys(name for known in losses for name in known)
+    found = {name: [known[name] for known in losses if name in known] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}

@@ -32,6 +32,9 @@ class Team(Protocol):
     def from_main(self, value: T) -> T:
         """What the main process holds, in every process."""
 
+    def from_all(self, value: T) -> list[T]:
+        """What each process holds, in order."""
+
     def close(self) -> None:
         """End the connection between the processes."""
 
@@ -59,6 +62,10 @@ class Alone:
     def from_main(self, value: T) -> T:
         """The value."""
         return value
+
+    def from_all(self, value: T) -> list[T]:
+        """The value alone."""
+        return [value]
 
     def close(self) -> None:
         """Nothing to end."""

@@ -6,16 +6,18 @@ Shapes: B batch, S samples, T decoder frames, K codebooks, U text units.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modules.config import AudioConfig
-from modules.data.batching import pad_stack
-from modules.data.store import FeatureStore
+from modules.config import AudioConfig, SpeechTokenizerConfig
+from modules.data.batching import map_tensors, pad_stack
+from modules.data.columns import Rows
 from modules.errors import UserError
-from modules.speech.prosody import F0_FRAME_RATE_HZ, median_f0
+from modules.speech.grouped import PROSODY_STREAM, stream_sizes
+from modules.speech.prosody import F0_FRAME_RATE_HZ, encode_prosody, median_f0
 
 SYNTHETIC = "synthetic"
 MIN_SECONDS = 0.6
@@ -32,12 +34,15 @@ class Example:
     median_f0_hz: float  # of the whole utterance
     text_ids: np.ndarray  # int64 [U], of the whole utterance
     style_wav: np.ndarray  # float32 [samples], same speaker, other sound
+    ssl: np.ndarray | None = None  # float16 [features, dim] of the window, for tokens that are learned here
 
 
 @dataclass(frozen=True)
 class DecoderBatch:
     """Padded examples: wav [B, S], frames [B], codes [B, tokens, K], f0 [B, points], median_f0_hz [B],
-    text_ids [B, U], text_lengths [B], style_wav [B, samples], style_samples [B]."""
+    text_ids [B, U], text_lengths [B], style_wav [B, samples], style_samples [B].
+
+    With ssl [B, features, dim] the content streams of `codes` are 0: the decoder's quantiser finds them."""
 
     wav: Tensor
     frames: Tensor
@@ -48,10 +53,11 @@ class DecoderBatch:
     text_lengths: Tensor
     style_wav: Tensor
     style_samples: Tensor
+    ssl: Tensor | None = None
 
     def to(self, device: torch.device) -> "DecoderBatch":
         """The same batch on another device."""
-        return DecoderBatch(**{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+        return map_tensors(self, lambda tensor: tensor.to(device))
 
 
 class DecoderDataset:
@@ -67,39 +73,36 @@ class DecoderDataset:
         window_seconds: longest window; shorter clips are taken whole.
         style_seconds: least and most style audio; the length is drawn between them.
         token_rate: tokens per second.
+        tokenizer: of the tokens; only the form "grouped" is asked for. Where every store has features for it (column
+            ssl), the items carry these instead of codes, so that the decoder's quantiser can learn.
 
     Raises:
-        UserError: no_audio_rows when no row of the split has audio.
+        UserError: no_audio_rows when no row of the split has audio, no_ssl_features when a store has neither features
+            nor codes for the tokenizer.
     """
 
     def __init__(
         self,
-        stores: Sequence[FeatureStore],
+        stores: Sequence[Rows],
         audio: AudioConfig,
         split: str = "train",
         window_seconds: float = 2.0,
         style_seconds: tuple[float, float] = (2.5, 6.0),
         token_rate: float = 25.0,
+        tokenizer: SpeechTokenizerConfig | None = None,
     ):
         self.stores, self.audio, self.style_seconds = list(stores), audio, style_seconds
         self.samples_per_token = round(audio.sample_rate / token_rate)
         self.points_per_token = round(F0_FRAME_RATE_HZ / token_rate)
         self.window_tokens = int(window_seconds * token_rate) // 2 * 2
+        self.learned = tokenizer if tokenizer is not None and _has_features(self.stores, tokenizer) else None
+        self.features_per_token = self.learned.grouped.feature_rate // self.learned.frame_rate if self.learned else 0
         self.rows: list[tuple[int, int]] = []
         self.samples: list[int] = []
         self.speakers: list[str] = []
         self.synthetic: list[bool] = []
         for number, store in enumerate(self.stores):
-            columns = zip(
-                store.column("split"), store.column("speaker"), store.column("source"), store.lengths("audio"),
-                strict=True,
-            )  # fmt: skip
-            for row, (row_split, speaker, source, samples) in enumerate(columns):
-                if row_split == split and samples >= MIN_SECONDS * audio.sample_rate:
-                    self.rows.append((number, row))
-                    self.samples.append(int(samples))
-                    self.speakers.append(f"{source}:{speaker}")
-                    self.synthetic.append(source == SYNTHETIC)
+            self._take(number, store, split)
         if not self.rows:
             raise UserError(
                 "no_audio_rows", "The feature stores hold no {split} clips with audio; extract them first.", split=split
@@ -107,6 +110,18 @@ class DecoderDataset:
         self.by_speaker: dict[str, list[int]] = defaultdict(list)
         for index, speaker in enumerate(self.speakers):
             self.by_speaker[speaker].append(index)
+
+    def _take(self, number: int, store: Rows, split: str) -> None:
+        split_of, splits = store.labels("split")
+        samples = store.lengths("audio")
+        rows = np.flatnonzero((splits == split)[split_of] & (samples >= MIN_SECONDS * self.audio.sample_rate))
+        source_of, sources = store.labels("source")
+        speaker_of, speakers = store.labels("speaker")
+        names = np.array([[f"{source}:{name}" for name in speakers] for source in sources], dtype=object)
+        self.rows += [(number, row) for row in rows.tolist()]
+        self.samples += samples[rows].tolist()
+        self.speakers += names[source_of[rows], speaker_of[rows]].tolist() if len(rows) else []
+        self.synthetic += (sources == SYNTHETIC)[source_of[rows]].tolist()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -116,7 +131,7 @@ class DecoderDataset:
         number, row = self.rows[index]
         values = self.stores[number][row]
         audio, f0 = values["audio"], np.asarray(values["f0"], np.float32)
-        codes = np.asarray(values["codes"], np.int64).reshape(-1, int(values["codebooks"]))
+        codes, ssl = self._tokens(values, f0)
         tokens = min(len(codes), len(audio) // self.samples_per_token)
         style = self._style_of_others(index, rng)
         if style is None:
@@ -134,7 +149,21 @@ class DecoderDataset:
             median_f0_hz=float(median_f0(torch.from_numpy(f0)[None])[0]) if len(f0) else 0.0,
             text_ids=np.asarray(values["text_ids"], np.int64),
             style_wav=style,
+            ssl=ssl[start * self.features_per_token :][: length * self.features_per_token] if self.learned else None,
         )
+
+    def _tokens(self, values: dict[str, Any], f0: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Codes int64 [tokens, K] of an utterance, and the features [tokens * n, dim] that they are yet to be made of;
+        of such codes only the prosody stream is there."""
+        if self.learned is None:
+            return np.asarray(values["codes"], np.int64).reshape(-1, int(values["codebooks"])), None
+        ssl = np.asarray(values["ssl"]).reshape(-1, self.learned.grouped.feature_dim)
+        codes = np.zeros((len(ssl) // self.features_per_token, len(stream_sizes(self.learned))), np.int64)
+        levels = self.learned.prosody_levels
+        if levels and len(f0):
+            prosody = encode_prosody(torch.from_numpy(f0)[None], levels, self.points_per_token)[0].numpy()
+            codes[: len(prosody), PROSODY_STREAM] = prosody[: len(codes)]
+        return codes, ssl
 
     def _style_of_others(self, index: int, rng: np.random.Generator) -> np.ndarray | None:
         """Pieces of other utterances of the speaker, joined; None when there is no other."""
@@ -188,6 +217,7 @@ class DecoderDataset:
             text_lengths=text_lengths,
             style_wav=style,
             style_samples=style_samples,
+            ssl=pad_stack([e.ssl for e in examples], [width * self.features_per_token])[0] if self.learned else None,
         )
 
 
@@ -206,6 +236,7 @@ class BalancedSampler:
     def __init__(self, dataset: DecoderDataset, batch_size: int, synthetic_share: float = 0.3, seed: int = 0):
         self.seed, self.batch_size = seed, batch_size
         self.probabilities = clip_probabilities(dataset.speakers, dataset.synthetic, synthetic_share)
+        self._edges = _edges(self.probabilities)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """The batches of an epoch: as many draws as there are clips, at least 16 batches."""
@@ -213,10 +244,35 @@ class BalancedSampler:
         rng = np.random.default_rng((self.seed, epoch))
         # Without replacement inside a batch where possible: the generator of an item is (seed, epoch, index).
         replace = np.count_nonzero(self.probabilities) < self.batch_size
-        return [
-            rng.choice(len(self.probabilities), self.batch_size, replace=replace, p=self.probabilities)
-            for _ in range(count)
-        ]
+        return [draw(rng, self.probabilities, self._edges, self.batch_size, replace) for _ in range(count)]
+
+    def cost(self, batch: np.ndarray) -> float:
+        """Items of a batch; all are padded to one window."""
+        return float(len(batch))
+
+
+def draw(
+    rng: np.random.Generator, probabilities: np.ndarray, edges: np.ndarray, count: int, replace: bool
+) -> np.ndarray:
+    """What `rng.choice(len(probabilities), count, replace=replace, p=probabilities)` gives, number for number, without
+    adding up all probabilities for each draw: `edges` are their sums so far, scaled to end at 1."""
+    if replace:
+        return edges.searchsorted(rng.random(count), side="right")
+    found = np.zeros(0, np.int64)
+    while len(found) < count:
+        values = rng.random(count - len(found))
+        if len(found):  # rare: two fell on one item, so what is found is taken out and the rest drawn again
+            left = probabilities.copy()
+            left[found] = 0
+            edges = _edges(left)
+        fresh = edges.searchsorted(values, side="right")
+        found = np.concatenate([found, fresh[np.sort(np.unique(fresh, return_index=True)[1])]])
+    return found
+
+
+def _edges(probabilities: np.ndarray) -> np.ndarray:
+    sums = np.cumsum(probabilities)
+    return sums / sums[-1]
 
 
 def clip_probabilities(speakers: Sequence[str], synthetic: Sequence[bool], synthetic_share: float) -> np.ndarray:
@@ -228,6 +284,23 @@ def clip_probabilities(speakers: Sequence[str], synthetic: Sequence[bool], synth
         weights[kind] *= synthetic_share / weights[kind].sum()
         weights[~kind] *= (1 - synthetic_share) / weights[~kind].sum()
     return weights / weights.sum()
+
+
+def _has_features(stores: Sequence[Rows], tokenizer: SpeechTokenizerConfig) -> bool:
+    """Whether tokens are to be made of features; stores without any must hold finished codes of the tokenizer."""
+    if tokenizer.form != "grouped":
+        return False
+    if all("ssl" in store.columns for store in stores):
+        return True
+    for store in stores:
+        if len(store) and store.row(0, ("codebooks",))["codebooks"] != len(stream_sizes(tokenizer)):
+            raise UserError(
+                "no_ssl_features",
+                "The feature store {store} holds neither self-supervised features nor codes of this preset's tokens; "
+                "extract them first.",
+                store=store.folder,
+            )
+    return False
 
 
 def _to_float(pcm: np.ndarray) -> np.ndarray:

@@ -77,7 +77,7 @@ class PriorEncoder(nn.Module):
 
     Each codebook has a learned table (with digits when stream 0 is an FSQ code); their sum at the token rate is
     repeated to the decoder's frames. The token tables are the only audio input, so the same class serves any number
-    of codebooks.
+    of codebooks. Tokens that have vectors already (`vector_dim`) enter through a linear layer instead.
     """
 
     def __init__(
@@ -86,13 +86,17 @@ class PriorEncoder(nn.Module):
         codebook_sizes: tuple[int, ...],
         vocab: int,
         fsq_levels: tuple[int, ...] | None = None,
+        vector_dim: int | None = None,
     ):
         super().__init__()
-        levels = [fsq_levels] + [None] * (len(codebook_sizes) - 1)
-        self.embed = nn.ModuleList(
-            CodeTable(size, config.hidden, digits, std=0.25)
-            for size, digits in zip(codebook_sizes, levels, strict=True)
-        )
+        if vector_dim is None:
+            levels = [fsq_levels] + [None] * (len(codebook_sizes) - 1)
+            self.embed = nn.ModuleList(
+                CodeTable(size, config.hidden, digits, std=0.25)
+                for size, digits in zip(codebook_sizes, levels, strict=True)
+            )
+        else:
+            self.embed, self.from_vector = None, nn.Linear(vector_dim, config.hidden)
         self.pitch = nn.Linear(PITCH_FEATURES, config.hidden)
         self.smooth = nn.Conv1d(config.hidden, config.hidden, 3, padding=1)
         self.blocks = nn.ModuleList(
@@ -108,7 +112,7 @@ class PriorEncoder(nn.Module):
 
     def forward(
         self,
-        codes: Tensor,
+        tokens: Tensor,
         f0: Tensor,
         frames: int,
         lengths: Tensor,
@@ -116,12 +120,18 @@ class PriorEncoder(nn.Module):
         text_lengths: Tensor,
         style: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """codes [B, tokens, K], f0 [B, frames or a multiple] Hz, lengths [B] frames -> mean, log-scale [B, D, T].
+        """f0 [B, frames or a multiple] Hz, lengths [B] frames -> mean, log-scale [B, D, T].
 
         T is `frames`; tokens are repeated to cover it.
+
+        Args:
+            tokens: codes [B, tokens, K], or vectors [B, tokens, vector_dim] where the model was built for these.
         """
-        x = sum(F.embedding(codes[:, :, index], table.matrix()) for index, table in enumerate(self.embed))
-        x = x.repeat_interleave(-(-frames // codes.shape[1]), dim=1)[:, :frames]
+        if self.embed is None:
+            x = self.from_vector(tokens)
+        else:
+            x = sum(F.embedding(tokens[:, :, index], table.matrix()) for index, table in enumerate(self.embed))
+        x = x.repeat_interleave(-(-frames // tokens.shape[1]), dim=1)[:, :frames]
         mask = length_mask(lengths, frames)
         gate = mask[:, :, None].to(x.dtype)
         x = (x + self.pitch(pitch_features(f0, f0.shape[1] // frames))) * gate

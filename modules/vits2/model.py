@@ -1,5 +1,8 @@
 """The 32 kHz decoder: speech tokens, text, pitch and style -> sound (after VITS2, Kong et al., 2023).
 
+The tokens' codes are looked up in learned tables, or, for tokens of form "grouped", in the codebooks of a quantiser
+that is trained here, with the decoder, and saved with its weights (see `modules.speech.grouped`).
+
 Shapes: B batch, K codebooks, U text units, D latent channels, S samples; T decoder frames (50 Hz in the presets),
 f0 contours run at 100 Hz, tokens at `token_rate`.
 """
@@ -13,8 +16,10 @@ from torch import Tensor, nn
 
 from modules.audio.spectral import LogMel
 from modules.checkpoint import Lineage, load_weights, save_weights
-from modules.config import AudioConfig, VITS2Config, from_dict, to_dict
+from modules.config import AudioConfig, SpeechTokenizerConfig, VITS2Config, from_dict, to_dict
 from modules.errors import UserError
+from modules.speech.grouped import PREFIX as QUANTIZER_PREFIX
+from modules.speech.grouped import PROSODY_STREAM, GroupedQuantizer, content_codes, stream_sizes
 from modules.speech.prosody import F0_FRAME_RATE_HZ, decode_prosody
 from modules.speech.style import StyleEncoder
 from modules.vits2.encoders import PosteriorEncoder, PriorEncoder
@@ -26,19 +31,23 @@ from modules.vits2.losses import kl_divergence
 from modules.vits2.source import fill_unvoiced
 
 POSTERIOR_PREFIX = "posterior."
-CONTENT_STREAM, PROSODY_STREAM = 0, 1
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a training pass gives: wav and second [B, S] (second may be None), sample mask [B, S], KL scalar."""
+    """What a training pass gives: wav and second [B, S] (second may be None), sample mask [B, S], KL scalar.
+
+    Where a quantiser read features: its commitment loss and the ids [B, tokens, codebooks] that it chose.
+    """
 
     wav: Tensor
     second: Tensor | None
     mask: Tensor
     kl: Tensor
+    commitment: Tensor | None = None
+    ids: Tensor | None = None
 
 
 class VITS2(nn.Module):
@@ -51,6 +60,7 @@ class VITS2(nn.Module):
         token_rate: tokens per second.
         fsq_levels: levels behind stream 0 when it is an FSQ code, else None.
         posterior: build the posterior encoder (training, copy-synthesis); inference does without.
+        tokenizer: of the form "grouped" it brings a quantiser, and its streams are the `codebook_sizes`; else ignored.
     """
 
     def __init__(
@@ -63,8 +73,13 @@ class VITS2(nn.Module):
         *,
         fsq_levels: Sequence[int] | None = None,
         posterior: bool = True,
+        tokenizer: SpeechTokenizerConfig | None = None,
     ):
         super().__init__()
+        grouped = tokenizer is not None and tokenizer.form == "grouped"
+        self.tokenizer = tokenizer if grouped else None
+        if grouped and tuple(codebook_sizes) != stream_sizes(tokenizer):
+            raise ValueError(f"streams {tuple(codebook_sizes)} are not those of the tokenizer")
         self.fsq_levels = tuple(fsq_levels) if fsq_levels else None
         self.config, self.audio = config, audio
         self.codebook_sizes, self.text_vocab, self.token_rate = tuple(codebook_sizes), text_vocab, token_rate
@@ -72,10 +87,25 @@ class VITS2(nn.Module):
         self.pitch_per_frame = round(F0_FRAME_RATE_HZ / audio.frame_rate)
         self.mel = LogMel(audio.sample_rate, audio.n_fft, audio.hop_length, audio.n_mels)
         self.style_encoder = StyleEncoder(audio.n_mels, config.style_dim, config.hidden)
-        self.prior = PriorEncoder(config, self.codebook_sizes, text_vocab, self.fsq_levels)
+        self.quantizer = GroupedQuantizer(tokenizer) if grouped else None
+        vector_dim = self.quantizer.vector_dim if grouped else None
+        self.prior = PriorEncoder(config, self.codebook_sizes, text_vocab, self.fsq_levels, vector_dim)
         self.flow = Flow(config)
         self.head = (SourceFilterHead if config.head == "istft" else HifiGanHead)(config, audio)
         self.posterior = PosteriorEncoder(config, audio.n_mels) if posterior else None
+
+    @property
+    def prosody_levels(self) -> int:
+        """Codes of the pitch stream; 0 when the tokens have none."""
+        if self.tokenizer is not None:
+            return self.tokenizer.prosody_levels
+        return self.codebook_sizes[PROSODY_STREAM] if len(self.codebook_sizes) > PROSODY_STREAM else 0
+
+    def tokens(self, codes: Tensor) -> Tensor:
+        """What the prior reads of codes [B, tokens, K]: the codes, or the quantiser's vectors [B, tokens, D]."""
+        if self.quantizer is None:
+            return codes
+        return self.quantizer.vectors(content_codes(codes, self.prosody_levels))
 
     def style(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
         """mel [B, n_mels, T], lengths [B] -> style [B, style_dim]. Styles may be mixed by weights."""
@@ -98,6 +128,7 @@ class VITS2(nn.Module):
         from_posterior: Tensor,
         noise_scale: Tensor,
         *,
+        ssl: Tensor | None = None,
         two_sounds: bool = False,
     ) -> Decoded:
         """Decode every item from its posterior or from a sample of its prior.
@@ -107,12 +138,19 @@ class VITS2(nn.Module):
             codes: [B, tokens, K]; text_ids [B, U], text_lengths [B]; style [B, style_dim].
             from_posterior: bool [B]; the others take the way of inference: prior, inverse flow, generator.
             noise_scale: [B] scale of the prior's noise.
+            ssl: [B, features, dim] of the same window, for the quantiser; the codes' content is not read then.
             two_sounds: also render with a second noise (for the energy distance).
         """
         mel = self.mel(wav)
         width = mel.shape[2]
         valid = length_mask(frames, width)[:, None].to(mel.dtype)
-        mean, log_scale = self.prior(codes, f0, width, frames, text_ids, text_lengths, style)
+        commitment = ids = None
+        if self.quantizer is None or ssl is None:
+            tokens = self.tokens(codes)
+        else:
+            real = length_mask(frames // self.frames_per_token, codes.shape[1])
+            tokens, ids, commitment = self.quantizer(ssl, real)
+        mean, log_scale = self.prior(tokens, f0, width, frames, text_ids, text_lengths, style)
         z, _, posterior_log_scale = self.posterior(mel, frames, style, torch.randn_like(mean))
         kl = kl_divergence(self.flow(z, frames, style), posterior_log_scale, mean, log_scale, valid)
         prior_z = (mean + torch.randn_like(mean) * log_scale.exp() * noise_scale[:, None, None]) * valid
@@ -130,7 +168,7 @@ class VITS2(nn.Module):
             torch.randn_like(wav) if two_sounds else None,
         )
         mask = length_mask(frames * self.audio.hop_length, wav.shape[1]).to(wav.dtype)
-        return Decoded(wav, second, mask, kl)
+        return Decoded(wav, second, mask, kl, commitment, ids)
 
     @torch.inference_mode()
     def infer(
@@ -193,7 +231,7 @@ class VITS2(nn.Module):
         width = tokens * self.frames_per_token
         frames = lengths * self.frames_per_token
         f0 = self._contour(codes, lengths, f0_median_hz, f0, width * self.pitch_per_frame)
-        mean, log_scale = self.prior(codes, f0, width, frames, text_ids, text_lengths, style)
+        mean, log_scale = self.prior(self.tokens(codes), f0, width, frames, text_ids, text_lengths, style)
         if speed != 1.0:
             wanted = (frames / speed).round().long().clamp_min(1)
             mean, log_scale = (_retime(x, frames, wanted) for x in (mean, log_scale))
@@ -224,11 +262,11 @@ class VITS2(nn.Module):
     def _contour(self, codes: Tensor, lengths: Tensor, median_hz: Tensor, f0: Tensor | None, points: int) -> Tensor:
         """f0 [B, points] Hz: the one given (cut or extended by silence), else what the prosody stream says."""
         if f0 is None:
-            if len(self.codebook_sizes) <= PROSODY_STREAM:
+            if not self.prosody_levels:
                 raise UserError("pitch_missing", "These tokens carry no pitch stream; the decoder needs an f0 contour.")
             # Padding tokens must not bend the last interpolated points: unvoiced ones are bridged from the left.
             prosody = codes[:, :, PROSODY_STREAM] * length_mask(lengths, codes.shape[1])
-            f0 = decode_prosody(prosody, median_hz, points, self.codebook_sizes[PROSODY_STREAM])
+            f0 = decode_prosody(prosody, median_hz, points, self.prosody_levels)
         f0 = nn.functional.pad(f0, (0, max(0, points - f0.shape[1])))
         # A row's last value is held through its padding, as if the row stood alone.
         last = lengths * self.frames_per_token * self.pitch_per_frame - 1
@@ -247,9 +285,14 @@ def save_vits2(
         "text_vocab": model.text_vocab,
         "token_rate": model.token_rate,
         "fsq_levels": list(model.fsq_levels) if model.fsq_levels else None,
+        "tokenizer": to_dict(model.tokenizer) if model.tokenizer is not None else None,
     }
     state = {k: v for k, v in model.state_dict().items() if include_posterior or not k.startswith(POSTERIOR_PREFIX)}
-    return save_weights(path, state, config, lineage, dtype)
+    if dtype is not None:
+        # Rounded codebooks would give some frames other codes than those a language model has learned.
+        cast = {k for k, v in state.items() if v.is_floating_point() and not k.startswith(QUANTIZER_PREFIX)}
+        state = {k: v.to(dtype) if k in cast else v for k, v in state.items()}
+    return save_weights(path, state, config, lineage)
 
 
 def load_vits2(path: Path) -> VITS2:
@@ -266,6 +309,7 @@ def load_vits2(path: Path) -> VITS2:
             file=str(path),
             stage="VITS2",
         )
+    tokenizer = weights.config.get("tokenizer")
     model = VITS2(
         from_dict(VITS2Config, weights.config["vits2"]),
         from_dict(AudioConfig, weights.config["audio"]),
@@ -274,6 +318,7 @@ def load_vits2(path: Path) -> VITS2:
         weights.config["token_rate"],
         fsq_levels=weights.config.get("fsq_levels"),
         posterior=any(name.startswith(POSTERIOR_PREFIX) for name in weights.state),
+        tokenizer=from_dict(SpeechTokenizerConfig, tokenizer, "tokenizer") if tokenizer else None,
     )
     model.load_state_dict(weights.state)
     return model.eval()

@@ -3,10 +3,10 @@
 Shapes: B batch, S samples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,17 @@ from torch import Tensor, nn
 from modules.audio.pitch import track_f0
 from modules.checkpoint import Lineage, load_weights, save_weights
 from modules.config import field, to_dict
+from modules.speech.grouped import PROSODY_STREAM, perplexity
 from modules.speech.prosody import decode_prosody
+from modules.training.stage import Samples
 from modules.vits2.dataset import DecoderBatch
 from modules.vits2.discriminators import Discriminators
+from modules.vits2.layers import length_mask
 from modules.vits2.losses import MelDistance, discriminator_loss, feature_matching_loss, generator_loss
-from modules.vits2.model import PROSODY_STREAM, VITS2, Decoded, save_vits2
+from modules.vits2.model import VITS2, Decoded, save_vits2
 
 WEIGHTS_NAME = "vits2.safetensors"
+TEXT_PREFIX = "prior.text."
 DISCRIMINATORS_NAME = "vits2_discriminators.safetensors"
 
 
@@ -29,6 +33,7 @@ class VITS2TrainConfig:
     """How the decoder is trained."""
 
     learning_rate: float = field(1e-3, "peak rate of the decoder", 1e-7, 1e-1)
+    text_rate: float = field(1.0, "rate of the text part as a share of the decoder's", 0, 1)
     discriminator_rate: float = field(4e-4, "peak rate of the discriminators", 1e-7, 1e-1)
     adversarial_from: int = field(-1, "step at which the discriminators join; -1 = never", -1, 10**9)
     mel_weight: float = field(1.0, "weight of the multi-resolution mel distance", 0, 1000)
@@ -37,6 +42,10 @@ class VITS2TrainConfig:
     adversarial_weight: float = field(0.1, "weight of the adversarial loss", 0, 1000)
     feature_weight: float = field(0.3, "weight of feature matching", 0, 1000)
     posterior_share: float = field(0.5, "share of a batch that is decoded from the posterior", 0, 1)
+    commitment_weight: float = field(0.25, "weight of the commitment of features to their codes", 0, 1000)
+    quantizer: Literal["auto", "train", "freeze"] = field(
+        "auto", "whether codebooks that belong to the decoder move; auto: unless the start weights bring learned ones"
+    )
     energy_distance: bool = field(True, "compare two sounds of differing noise (istft head only)")
     coded_pitch_share: float = field(0.5, "share of prior items that get their pitch from the tokens, as in use", 0, 1)
     segment_seconds: float = field(0.64, "length of the pieces that the discriminators hear", 0.1, 10)
@@ -56,6 +65,8 @@ class VITS2Stage:
         parent_hash: hash of the weights that training started from.
         published: gives, from step and epoch, a further path for the weights, which get it small: float16, without
             the posterior encoder.
+        publish_each: put them there at every save, and not only when the run ends.
+        samples: makes held-out lines heard: gets the model and a folder.
     """
 
     averaged = ("vits2",)
@@ -70,13 +81,20 @@ class VITS2Stage:
         include_posterior: bool = True,
         parent_hash: str = "",
         published: Callable[[int, int], Path] | None = None,
+        publish_each: bool = True,
+        samples: Callable[[VITS2, Path], Samples] | None = None,
     ):
         self.model, self.config, self.validation = model, config, validation
         self.preset, self.include_posterior, self.parent_hash = preset, include_posterior, parent_hash
-        self.published = published
+        self.published, self.publish_each, self.samples = published, publish_each, samples
+        quantizer = model.quantizer
+        if quantizer is not None and (config.quantizer == "freeze" or (config.quantizer == "auto" and quantizer.ready)):
+            quantizer.freeze()
         self.distance = MelDistance(model.audio.sample_rate)
         self.modules: dict[str, nn.Module] = {"vits2": model}
-        self.optimizers: dict[str, Any] = {"generator": _adamw(model, config.learning_rate)}
+        self.optimizers: dict[str, Any] = {
+            "generator": _adamw(model, config.learning_rate, {TEXT_PREFIX: config.text_rate})
+        }
         self.discriminators: Discriminators | None = None
         if config.adversarial_from >= 0:
             self.discriminators = Discriminators(config.period_width, config.spectrum_width)
@@ -85,6 +103,7 @@ class VITS2Stage:
         self.weights = {
             "mel": config.mel_weight,
             "kl": config.kl_weight,
+            "commitment": config.commitment_weight,
             "adversarial": config.adversarial_weight,
             "features": config.feature_weight,
         }
@@ -112,13 +131,22 @@ class VITS2Stage:
         decoded, from_posterior, real, fake = self._decoded.pop(id(batch), None) or self._decode(batch)
         second = decoded.second
         distance = self.distance.to(decoded.wav.device)(decoded.wav, batch.wav, decoded.mask, second)
-        losses = {"mel": distance.mean(), "kl": decoded.kl}
+        losses = {"mel": distance.mean(), "kl": decoded.kl} | self._token_losses(decoded, batch)
         for name, chosen in (("_mel_posterior", from_posterior), ("_mel_prior", ~from_posterior)):
             if chosen.any():
                 losses[name] = distance[chosen].mean()
         if self._adversarial:
             losses |= self._adversarial_losses(real, fake)
         return losses
+
+    def _token_losses(self, decoded: Decoded, batch: DecoderBatch) -> dict[str, Tensor]:
+        """Commitment of the features to their codes while these move, and how many codes are in use."""
+        if decoded.ids is None:
+            return {}
+        real = length_mask(batch.frames // self.model.frames_per_token, decoded.ids.shape[1])
+        codes = self.model.quantizer.codebook_sizes[0]
+        moving = {} if self.model.quantizer.frozen else {"commitment": decoded.commitment}
+        return moving | {"_code_perplexity": perplexity(decoded.ids, real, codes)}
 
     def _adversarial_losses(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         # Their own gradients are not wanted here, and not computing them saves a third of this phase.
@@ -146,6 +174,7 @@ class VITS2Stage:
             self.model.style_of(batch.style_wav, batch.style_samples),
             from_posterior,
             0.2 + 0.8 * torch.rand(count, device=device),
+            ssl=batch.ssl,
             two_sounds=self.config.energy_distance and self.model.config.head == "istft",
         )
         real, fake = self._pieces(batch, decoded)
@@ -153,13 +182,13 @@ class VITS2Stage:
 
     def _pitch(self, batch: DecoderBatch, from_posterior: Tensor) -> Tensor:
         """Measured pitch; some prior items hear the pitch of their tokens, which is all there is in use."""
-        if batch.codes.shape[2] <= PROSODY_STREAM or self.config.coded_pitch_share == 0:
+        if not self.model.prosody_levels or self.config.coded_pitch_share == 0:
             return batch.f0
         coded = decode_prosody(
             batch.codes[:, :, PROSODY_STREAM],
             batch.median_f0_hz,
             batch.f0.shape[1],
-            self.model.codebook_sizes[PROSODY_STREAM],
+            self.model.prosody_levels,
         )
         lot = torch.rand(batch.f0.shape[0], device=batch.f0.device) < self.config.coded_pitch_share
         return torch.where((lot & ~from_posterior & (batch.median_f0_hz > 0))[:, None], coded, batch.f0)
@@ -186,6 +215,8 @@ class VITS2Stage:
         return {name: sum(values) / len(values) for name, values in totals.items()}
 
     def _measure(self, batch: DecoderBatch) -> dict[str, float]:
+        if self.model.quantizer is not None and not self.model.quantizer.ready:
+            return {}  # before the first step there are no codes to speak from
         style = self.model.style_of(batch.style_wav, batch.style_samples)
         found: dict[str, float] = {}
         count = batch.wav.shape[0]
@@ -193,7 +224,7 @@ class VITS2Stage:
             decoded = self.model.decode_for_training(
                 batch.wav, batch.frames, batch.codes, batch.f0, batch.text_ids, batch.text_lengths, style,
                 torch.full((count,), name == "posterior", device=batch.wav.device),
-                torch.full((count,), 0.35, device=batch.wav.device),
+                torch.full((count,), 0.35, device=batch.wav.device), ssl=batch.ssl,
             )  # fmt: skip
             distance = self.distance.to(batch.wav.device)(decoded.wav, batch.wav, decoded.mask)
             found[f"mel_{name}"] = float(distance.mean())
@@ -204,13 +235,17 @@ class VITS2Stage:
             found["pitch_error_semitones"] = float((12 * (heard[both] / batch.f0[both]).log2().abs()).median())
         return found
 
-    def save_weights(self, folder: Path, step: int, epoch: int) -> list[Path]:
+    def make_samples(self, folder: Path) -> Samples:
+        """Held-out lines from their own tokens."""
+        return self.samples(self.model, folder) if self.samples is not None else Samples()
+
+    def save_weights(self, folder: Path, step: int, epoch: int, *, last: bool = True) -> list[Path]:
         """The decoder, and the discriminators in a file of their own."""
         lineage = Lineage(self.preset, "vits2", step, epoch, self.parent_hash)
         path = folder / WEIGHTS_NAME
         save_vits2(path, self.model, lineage, include_posterior=self.include_posterior)
         files = [path]
-        if self.published is not None:
+        if self.published is not None and (last or self.publish_each):
             files.append(self.published(step, epoch))
             save_vits2(files[-1], self.model, lineage, include_posterior=False, dtype=torch.float16)
         if self.discriminators is not None:
@@ -238,9 +273,23 @@ def warm_start(model: VITS2, *paths: Path) -> tuple[list[str], list[str]]:
     return missing, differing
 
 
-def _adamw(module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
-    """AdamW without decay on vectors; tables and matrices decay."""
-    matrices = [p for p in module.parameters() if p.ndim > 1]
-    vectors = [p for p in module.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.8, 0.99), fused=True)
+def _adamw(module: nn.Module, learning_rate: float, shares: Mapping[str, float] | None = None) -> torch.optim.AdamW:
+    """AdamW without decay on vectors; tables and matrices decay.
+
+    Args:
+        shares: beginning of parameters' names -> their rate as a share of the others'.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        share = next((share for prefix, share in (shares or {}).items() if name.startswith(prefix)), 1.0)
+        if parameter.requires_grad:
+            groups.setdefault((share, 0.01 if parameter.ndim > 1 else 0.0), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": learning_rate * share, "weight_decay": decay}
+            for (share, decay), parameters in groups.items()
+        ],
+        lr=learning_rate,
+        betas=(0.8, 0.99),
+        fused=True,
+    )

@@ -1,7 +1,9 @@
 """The feature store: append, resume after a kill, random access."""
 
+import errno
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -182,6 +184,57 @@ def test_a_store_can_be_sent_to_a_worker(tmp_path):
     store = FeatureStore(tmp_path)
     assert same(store[1], 1)
     assert same(pickle.loads(pickle.dumps(store))[3], 3)  # as a data loader sends it
+
+
+def test_a_sent_store_keeps_its_rows_while_another_process_writes(tmp_path):
+    write(tmp_path, range(3), rank=1)
+    store = FeatureStore(tmp_path)
+    sent = pickle.dumps(store)
+    write(tmp_path, range(3, 6), rank=0)  # its shard sorts before the other
+    assert [pickle.loads(sent)[i]["key"] for i in range(3)] == ["k0", "k1", "k2"] == store.keys()
+    assert FeatureStore(tmp_path).keys()[:3] == ["k3", "k4", "k5"]
+
+
+def test_numbers_and_labels_come_as_arrays(tmp_path):
+    write(tmp_path, range(20), rows_per_shard=6)
+    store = FeatureStore(tmp_path)
+    assert store.array("seconds").tolist() == store.column("seconds") and store.array("codebooks").dtype == np.int64
+    numbers, names = store.labels("speaker")
+    assert sorted(names) == ["s0", "s1", "s2"] and names[numbers].tolist() == store.column("speaker")
+    numbers, names = FeatureStore(tmp_path).labels("text")
+    assert names[numbers].tolist() == store.column("text")
+    (tmp_path / "empty").mkdir()
+    assert [len(part) for part in FeatureStore(tmp_path / "empty").labels("speaker")] == [0, 0]
+
+
+def test_what_an_earlier_extraction_no_longer_counted_is_not_seen(tmp_path):
+    write(tmp_path, range(9), rows_per_shard=4)
+    (tmp_path / "current-000.txt").write_text("k7\nk2\n")
+    (tmp_path / "current-001.txt").write_text("k4\nforeign\n")
+    store = FeatureStore(tmp_path)
+    assert store.keys() == ["k2", "k4", "k7"] and len(FeatureStore(tmp_path, everything=True)) == 9
+    assert same(store[1], 4) and store.index("k7") == 2
+    assert store.lengths("ids").tolist() == [2, 4, 7] and [len(ids) for ids in store.column("ids")] == [2, 4, 7]
+    assert store.array("codebooks").tolist() == [2, 4, 7] and pickle.loads(pickle.dumps(store)).keys() == store.keys()
+
+
+@pytest.mark.parametrize("broken", ["fsync", "write"])
+def test_a_full_disk_is_told_with_its_folder_and_loses_no_earlier_shard(tmp_path, monkeypatch, broken):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write(tmp_path, range(4))
+    with monkeypatch.context() as patch:
+        if broken == "fsync":
+            patch.setattr(store_module.os, "fsync", full)
+        else:
+            patch.setattr(store_module.pa.ipc, "new_file", full)
+        with pytest.raises(UserError, match=re.escape(str(tmp_path))) as caught:
+            write(tmp_path, range(4, 9), rows_per_shard=2)
+    assert caught.value.code == "store_full" and not list(tmp_path.glob("*.tmp"))
+    assert len(FeatureStore(tmp_path)) == 4
+    write(tmp_path, range(4, 9))
+    assert all(same(FeatureStore(tmp_path)[i], i) for i in range(9))
 
 
 def test_missing_damaged_and_empty_stores(tmp_path):

@@ -81,6 +81,20 @@ def test_a_model_learns_to_read_aloud(make_gpt):
     assert right >= 8
 
 
+def test_one_batch_is_learned_by_heart(make_gpt, make_part):
+    model = make_gpt().train()
+    rows = [[make_part(4 + n, 12 + n, seed=10 * n + k) for k in range(1 + n % 2)] for n in range(6)]
+    stage = GPTStage(model, StageOptions(learning_rate=1e-2), Validation(), "tiny")
+    optimizer, batch = stage.optimizers["gpt"], arrange(rows, model.end_code, groups=[n % 2 for n in range(6)])
+    for _ in range(80):
+        losses = stage.losses("gpt", batch)
+        optimizer.zero_grad()
+        (losses["content"] + losses["prosody"]).backward()
+        optimizer.step()
+    assert losses["_accuracy"] > 0.99
+    assert {"_alone", "_pair"} <= set(losses), "the two kinds of rows are told apart"
+
+
 def test_the_loop_trains_validates_and_saves(make_gpt, store_folder, tmp_path):
     model = make_gpt()
     dataset = PromptDataset([store_folder], "train", MixOptions())

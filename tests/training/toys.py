@@ -87,6 +87,14 @@ class Regression:
         return [save_weights(path, self.model.state_dict(), {}, Lineage("nano", "toy", step, epoch))]
 
 
+class Plain(Regression):
+    """Without the buffer, which goes its own way in each of several processes."""
+
+    def __init__(self, rate: float = 1e-2, kill_at: int = -1):
+        super().__init__(rate, kill_at)
+        self.model[1] = nn.Identity()
+
+
 class Adversarial(Regression):
     """Two phases with an optimizer each; the discriminator is left out every third step, as is done in GANs."""
 

@@ -12,7 +12,7 @@ from modules.data.batching import Loader
 from modules.data.store import FeatureStore, StoreWriter
 from modules.errors import UserError
 from modules.training.loop import LoopConfig, train
-from modules.vits2.dataset import BalancedSampler, DecoderDataset, clip_probabilities
+from modules.vits2.dataset import BalancedSampler, DecoderDataset, clip_probabilities, draw
 from modules.vits2.model import VITS2, load_vits2
 from modules.vits2.train import VITS2Stage, VITS2TrainConfig, warm_start
 
@@ -109,6 +109,17 @@ def test_big_speakers_and_synthetic_speech_do_not_dominate():
     assert chances[909:].sum() == pytest.approx(0.25)
     assert chances[:900].sum() / chances[900:909].sum() == pytest.approx(10.0)
     assert clip_probabilities(speakers, [False] * 1000, 0.25).sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("items", "count", "replace"), [(5, 4, False), (40, 8, False), (500, 3, False), (3, 8, True)])
+def test_draws_are_those_of_numpy(items: int, count: int, replace: bool):
+    chances = np.random.default_rng(items).random(items) ** 4
+    chances /= chances.sum()
+    ours, theirs = np.random.default_rng(0), np.random.default_rng(0)
+    edges = np.cumsum(chances) / np.cumsum(chances)[-1]
+    for _ in range(200):
+        expected = theirs.choice(items, count, replace=replace, p=chances)
+        assert draw(ours, chances, edges, count, replace).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("head", ["istft", "hifigan"])

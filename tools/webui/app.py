@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import gradio as gr
 
+from tools.webui.form import Form
 from tools.webui.inference_tab import build_inference_tab
 from tools.webui.jobs_panel import build_jobs_panel
 from tools.webui.messages import guarded
+from tools.webui.options_panel import refresh_weights
 from tools.webui.services import Services
 from tools.webui.theme import CSS, theme
 
@@ -18,6 +21,14 @@ LARGEST_UPLOAD = "1gb"
 """Enough for hours of uncompressed speech, too little to fill a disk with one request."""
 
 Tab = Callable[[gr.Blocks, Services, gr.I18n], object]
+
+
+@runtime_checkable
+class UsesInference(Protocol):
+    """A tab that hands something to the inference tab."""
+
+    def bind_inference(self, inference: Form) -> None:
+        """Called once all tabs are there."""
 
 
 def build_app(services: Services, tabs: Sequence[tuple[str, Tab]] = ()) -> gr.Blocks:
@@ -33,11 +44,16 @@ def build_app(services: Services, tabs: Sequence[tuple[str, Tab]] = ()) -> gr.Bl
         device = gr.Markdown(i18n("page.device_unknown"), elem_classes="quiet", elem_id="device")
         # In the order of the work; a newcomer begins with what needs no work before it.
         with gr.Tabs(selected="inference"):
+            built = []
             for name, build in tabs:
                 with gr.Tab(i18n(name), id=name):
-                    build(app, services, i18n)
-            with gr.Tab(i18n("tab.inference"), id="inference"):
-                build_inference_tab(app, services, i18n)
+                    built.append(build(app, services, i18n))
+            with gr.Tab(i18n("tab.inference"), id="inference") as inference_tab:
+                inference = build_inference_tab(app, services, i18n)
+        refresh_weights(inference, services, i18n, inference_tab.select)
+        for tab in built:
+            if isinstance(tab, UsesInference):
+                tab.bind_inference(inference)
         build_jobs_panel(app, services, i18n)
         gr.Markdown(i18n("page.consent"), elem_classes="quiet", elem_id="consent")
 

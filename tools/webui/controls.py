@@ -45,10 +45,11 @@ class Control:
 
     @property
     def is_slider(self) -> bool:
-        """Whether every value can be reached by hand."""
+        """Whether every value can be reached by hand, the default among them."""
         if self.low is None or self.high is None:
             return False
-        return (self.high - self.low) / self.step <= _MOST_STEPS
+        positions = (self.default - self.low) / self.step
+        return (self.high - self.low) / self.step <= _MOST_STEPS and abs(positions - round(positions)) < 1e-6
 
 
 def controls_of(cls: type) -> list[Control]:

@@ -30,6 +30,10 @@ TOOLS = {
     "tools.slice": "jobs.tool_slice",
     "tools.transcribe": "jobs.tool_transcribe",
     "tools.report": "jobs.tool_report",
+    "tools.extract": "jobs.tool_extract",
+    "tools.train_vits2": "jobs.tool_vits2",
+    "tools.train_gpt": "jobs.tool_gpt",
+    "tools.pick": "jobs.tool_pick",
 }
 RESULTS = {
     "files": "jobs.result_files",
@@ -77,7 +81,7 @@ def jobs_view(jobs: JobStore, chains: Chains, chosen: str, say: Translator) -> J
     if current is None:
         current = next((job for job in shown if states[job.id] == "running"), shown[0] if shown else None)
     stuck = {chain.newest_job: chain for chain in chains.all() if chain.reason}
-    cards = "".join(_card(job, states[job.id], stuck.get(job.id), say) for job in shown)
+    cards = "".join(card(job, states[job.id], stuck.get(job.id), say) for job in shown)
     overview = cards or f"<p>{_safe(say('jobs.none'))}</p>"
     choices = tuple((f"{title(job, say)} · {_clock(job)}", job.id) for job in shown)
     active = tuple(id for id, state in states.items() if state in ("waiting", "running"))
@@ -192,7 +196,8 @@ def result_files(job: Job) -> list[str]:
     return [str(file) for file in files if file.is_file() and file.stat().st_size <= _LARGEST_DOWNLOAD_BYTES]
 
 
-def _card(job: Job, state: str, stuck: Chain | None, say: Translator) -> str:
+def card(job: Job, state: str, stuck: Chain | None, say: Translator) -> str:
+    """One job in short: its name, how far it is, or why it ended; `stuck` is its chain if that cannot go on."""
     progress = job.progress()
     words = say(STATES[state])
     if state in ("running", "waiting"):

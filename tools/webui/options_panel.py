@@ -1,5 +1,7 @@
 """The controls of how the text is spoken and with which weights."""
 
+from collections.abc import Callable
+
 import gradio as gr
 
 from tools.webui.form import Form
@@ -97,7 +99,7 @@ def _build_model(form: Form, services: Services, i18n: gr.I18n) -> None:
                 weights.preset_names(), value="nano", label=i18n("options.preset"), min_width=140, elem_id="preset"
             ),
         )
-        gpt = form.add(
+        form.add(
             "gpt_weights",
             gr.Dropdown(
                 _choices(weights.gpt_names(), i18n),
@@ -107,7 +109,7 @@ def _build_model(form: Form, services: Services, i18n: gr.I18n) -> None:
                 elem_id="gpt-weights",
             ),
         )
-        vits2 = form.add(
+        form.add(
             "vits2_weights",
             gr.Dropdown(
                 _choices(weights.vits2_names(), i18n),
@@ -121,15 +123,6 @@ def _build_model(form: Form, services: Services, i18n: gr.I18n) -> None:
     remark = gr.Markdown("", visible=False, elem_classes="warned", elem_id="preset-remark")
 
     @guarded(services.messages, services.log_file)
-    def refresh_lists(gpt_name: str | None, vits2_name: str | None) -> tuple:
-        """The files that are there now; a choice that is gone falls back to the built-in weights."""
-        gpt_names, vits2_names = weights.gpt_names(), weights.vits2_names()
-        return (
-            gr.update(choices=_choices(gpt_names, i18n), value=gpt_name if gpt_name in gpt_names else BUILT_IN),
-            gr.update(choices=_choices(vits2_names, i18n), value=vits2_name if vits2_name in vits2_names else BUILT_IN),
-        )
-
-    @guarded(services.messages, services.log_file)
     def explain_preset(name: str, request: gr.Request) -> dict:
         """Say at once what a preset without weights needs."""
         if weights.is_installed(name):
@@ -137,8 +130,31 @@ def _build_model(form: Form, services: Services, i18n: gr.I18n) -> None:
         say = services.messages.for_request(request)
         return gr.update(value=say("options.preset_missing", preset=name, folder=weights.models / name), visible=True)
 
-    refresh.click(refresh_lists, [gpt, vits2], [gpt, vits2], queue=False, api_visibility="private")
+    refresh_weights(form, services, i18n, refresh.click)
     preset.change(explain_preset, preset, remark, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def refresh_weights(form: Form, services: Services, i18n: gr.I18n, *events: Callable) -> None:
+    """Offer the weight files that are there at these events of Gradio, such as a tab's `select`."""
+    boxes = [form["gpt_weights"], form["vits2_weights"]]
+
+    @guarded(services.messages, services.log_file)
+    def refresh(gpt: str | None, vits2: str | None) -> dict:
+        return chosen_weights(form, services, i18n, gpt, vits2)
+
+    for event in events:
+        event(refresh, boxes, boxes, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def chosen_weights(form: Form, services: Services, i18n: gr.I18n, gpt: str | None, vits2: str | None) -> dict:
+    """The files that are there now, and the choice among them; one that is gone becomes the built-in weights."""
+    updates = {}
+    for box, names, name in (
+        ("gpt_weights", services.weights.gpt_names(), gpt),
+        ("vits2_weights", services.weights.vits2_names(), vits2),
+    ):
+        updates[form[box]] = gr.update(choices=_choices(names, i18n), value=name if name in names else BUILT_IN)
+    return updates
 
 
 def _choices(names: list[str], i18n: gr.I18n) -> list[tuple]:

@@ -1,6 +1,6 @@
 """Settings that the browser remembers between visits, checked before they are put back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -9,6 +9,8 @@ from tools.webui.form import Form
 from tools.webui.speaking import MODEL_NAMES, OPTION_NAMES
 
 REMEMBERED = ("text", *OPTION_NAMES, "seed", "random_seed", *MODEL_NAMES)
+FILES = ("gpt_weights", "vits2_weights")
+"""Choices that come and go while the page is served."""
 STORAGE_KEY = "gpt-sovits2.inference"
 STORAGE_SECRET = "settings-of-the-page"
 """Only keeps the stored value readable after a restart; it protects nothing and hides nothing."""
@@ -17,14 +19,20 @@ STORAGE_SECRET = "settings-of-the-page"
 def usable_settings(form: Form, stored: Mapping[str, Any] | None) -> dict[str, Any]:
     """The part of stored settings that fits the controls as they are now.
 
-    Unknown names, choices that are gone, wrong types and numbers out of bounds are dropped.
+    Unknown names, choices that are gone, wrong types and numbers out of bounds are dropped. Files are taken as they
+    are.
     """
     if not isinstance(stored, Mapping):
         return {}
-    return {name: stored[name] for name in REMEMBERED if name in stored and _fits(form[name], stored[name])}
+    return {
+        name: stored[name]
+        for name in REMEMBERED
+        if name in stored and (isinstance(stored[name], str) if name in FILES else fits(form[name], stored[name]))
+    }
 
 
-def _fits(component: gr.components.Component, value: Any) -> bool:
+def fits(component: gr.components.Component, value: Any) -> bool:
+    """Whether a stored value is one that the control can hold."""
     if isinstance(component, gr.Checkbox):
         return isinstance(value, bool)
     if isinstance(component, gr.Slider | gr.Number):
@@ -37,14 +45,20 @@ def _fits(component: gr.components.Component, value: Any) -> bool:
     return isinstance(value, str)
 
 
-def remember(form: Form, app: gr.Blocks) -> None:
-    """Store every change, and put the stored settings back when the page loads."""
+def remember(form: Form, app: gr.Blocks, files: Callable[[Mapping[str, Any]], dict]) -> None:
+    """Store every change, and put the stored settings back when the page loads.
+
+    Args:
+        form: of the inference tab.
+        app: the page.
+        files: gives updates of the components of `FILES` from the stored settings.
+    """
     state = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
     names = form.only(REMEMBERED)
 
     def restore(stored: Any) -> dict:
         values = usable_settings(form, stored)
-        return {component: values.get(name, gr.skip()) for name, component in names.items()}
+        return {component: values.get(name, gr.skip()) for name, component in names.items()} | files(values)
 
     app.load(restore, state, list(names.values()), queue=False, show_progress="hidden", api_visibility="private")
 

@@ -24,6 +24,7 @@ class Step:
         resources: what it needs of the machine.
         options: gives the dataclass of its options; imported only when it is asked for.
         models: gives the names of models that its option "model" may have; any other value of it is a path.
+        labels: begins the keys of its options' labels; its name when empty.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Step:
     resources: Resources
     options: Callable[[], type]
     models: Callable[[], Collection[str]] = tuple
+    labels: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def step_options(step: Step, values: Mapping[str, Any]) -> Any:
 
     Raises:
         UserError: config_out_of_bounds, config_wrong_type, slice_option_order, path_missing (a model); options are
-            named as `{step}.{option}`, which is the key of their label.
+            named as `{labels}.{option}`, which is the key of their label.
     """
     cls = step.options()
     hints = typing.get_type_hints(cls)
@@ -151,7 +153,7 @@ def step_options(step: Step, values: Mapping[str, Any]) -> Any:
             chosen[spec.name] = _typed(hints[spec.name], value)
     if chosen.get("model"):
         chosen["model"] = _model(step, chosen["model"])
-    options = from_dict(cls, chosen, step.name)
+    options = from_dict(cls, chosen, step.labels or step.name)
     if step is SLICE:
         from modules.audio.slicing import check
 

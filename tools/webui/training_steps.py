@@ -1,0 +1,243 @@
+"""The steps from a dataset list to a chosen voice as command lines of their tools. Knows no components."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from modules.errors import UserError
+from modules.experiment import Experiment, experiment_name
+from modules.paths import PROJECT_ROOT
+from modules.training.suggestions import FINE_TUNING
+from tools.webui.steps import Step, Work, existing_path, option_flags, step_options
+from tools.webui.training_state import Run, read_run
+from tools.webui.weights import WeightFolders
+
+
+def _vits2_options() -> type:
+    from modules.training.suggestions import VITS2Options
+
+    return VITS2Options
+
+
+def _gpt_options() -> type:
+    from modules.training.suggestions import GPTOptions
+
+    return GPTOptions
+
+
+def _no_options() -> type:
+    return type(None)
+
+
+EXTRACT = Step("extract", "tools.extract", "heavy", _no_options)
+VITS2 = Step("vits2", "tools.train_vits2", "heavy", _vits2_options, labels="training")
+GPT = Step("gpt", "tools.train_gpt", "heavy", _gpt_options, labels="training")
+PICK = Step("pick", "tools.pick", "heavy", _no_options)
+STAGES = {"vits2": VITS2, "gpt": GPT}
+
+PARTS = ("text", "audio", "speech")
+"""What tools.extract can be told to do alone."""
+BEGINNINGS = ("begin", "resume", "data_added", "start_over")
+"""How a training begins; each but the first is a flag of the tools."""
+DISTRIBUTED = "torch.distributed.run"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The files that a fine-tuning starts from."""
+
+    preset: str
+    folder: Path
+    gpt: Path
+    vits2: Path
+    vits2_training: Path
+    tokenizer: Path
+
+    @classmethod
+    def of_preset(cls, preset: str, weights: WeightFolders) -> "Pretrained":
+        """Those of a preset; whether they are there is found out at the start. Raises UserError preset_unknown."""
+        folder = weights.preset_folder(preset)
+        training = folder.with_name(f"{folder.name}-training")
+        return cls(
+            preset,
+            folder,
+            folder / "gpt.safetensors",
+            folder / "vits2.safetensors",
+            training / "vits2.safetensors",
+            folder / "s3.safetensors",
+        )
+
+
+PRETRAINED_BOXES = {
+    "training_gpt_file": "gpt",
+    "training_vits2_file": "vits2",
+    "training_vits2_training_file": "vits2_training",
+    "training_tokenizer_file": "tokenizer",
+}
+"""Box on the page -> the file that is meant; an empty box means the preset's own."""
+
+
+def pretrained(values: Mapping[str, Any], weights: WeightFolders) -> Pretrained:
+    """The files that the boxes name. Raises UserError: preset_unknown, path_missing (of a file that was named)."""
+    files = Pretrained.of_preset(str(values.get("training_preset") or "nano"), weights)
+    named = {
+        part: existing_path(values[box]) for box, part in PRETRAINED_BOXES.items() if str(values.get(box) or "").strip()
+    }
+    return replace(files, **named)
+
+
+def experiment_of(values: Mapping[str, Any], logs: Path, weights: WeightFolders) -> Experiment:
+    """The experiment that the page names. Raises UserError experiment_name."""
+    name = experiment_name(str(values.get("training_experiment") or ""))
+    if name.casefold() in ("jobs", "chains", "edits"):  # folders of logs/ that are no experiments
+        raise UserError(
+            "experiment_reserved",
+            'The experiment cannot be called "{name}": a folder of that name serves another purpose.',
+            name=name,
+        )
+    return Experiment(name, logs, weights.gpt, weights.vits2)
+
+
+def extract_work(values: Mapping[str, Any], experiment: Experiment, files: Pretrained, part: str = "") -> Work:
+    """The formatting of a list, or one part of it.
+
+    Raises:
+        UserError: path_empty, path_missing.
+    """
+    source = existing_path(values.get("extract_source"))
+    arguments = [f"--input={source}", f"--output={experiment.features}"]
+    if str(folder := values.get("extract_audio_folder") or "").strip():
+        arguments.append(f"--audio-folder={existing_path(folder)}")
+    arguments += [f"--preset={files.preset}", f"--models={existing_path(files.folder)}"]
+    if files.tokenizer != files.folder / "s3.safetensors":
+        arguments.append(f"--speech-tokenizer={files.tokenizer}")
+    if part:
+        arguments.append(f"--only={part}")
+    return Work(EXTRACT, experiment.folder, experiment.features, tuple(arguments))
+
+
+def train_work(
+    stage: str, values: Mapping[str, Any], experiment: Experiment, files: Pretrained, device: str = "auto"
+) -> Work:
+    """A training from the values of its controls.
+
+    Args:
+        stage: "vits2" or "gpt".
+        values: `{stage}_{option}`, `{stage}_beginning` and `{stage}_gpus`; others are ignored.
+        experiment: whose features are learned from.
+        files: what the training starts from.
+        device: as the tools know it.
+
+    Raises:
+        UserError: config_out_of_bounds, config_wrong_type, path_missing (a pretrained file).
+    """
+    step, output = STAGES[stage], experiment.run(stage)
+    arguments = [f"--store={experiment.features}", f"--output={output}", f"--experiment={experiment.name}"]
+    arguments.append(f"--preset={files.preset}")
+    if stage == "vits2":
+        arguments += ["--init", str(existing_path(files.vits2)), str(existing_path(files.vits2_training))]
+    else:
+        arguments += [f"--init={existing_path(files.gpt)}", f"--decoder={existing_path(files.folder)}"]
+    arguments += [*option_flags(step_options(step, values)), *FINE_TUNING[stage], f"--device={device}"]
+    beginning = str(values.get(f"{stage}_beginning") or "begin")
+    if beginning in BEGINNINGS[1:]:
+        arguments.append(f"--{beginning.replace('_', '-')}")
+    gpus = int(values.get(f"{stage}_gpus") or 1)
+    if gpus > 1:
+        arguments = ["--standalone", "--nproc-per-node", str(gpus), "-m", step.module, *arguments]
+        step = replace(step, module=DISTRIBUTED)
+    return Work(step, experiment.folder, output, tuple(arguments))
+
+
+def pick_work(experiment: Experiment, files: Pretrained | None = None, device: str = "auto") -> Work:
+    """The scoring of all weights of an experiment, which speak with the other parts of their base model."""
+    arguments = [f"--experiment={experiment.name}", f"--device={device}"]
+    if files is not None:
+        arguments += [f"--preset={files.preset}", f"--models={files.folder}"]
+    return Work(PICK, experiment.folder, experiment.folder / "pick", tuple(arguments))
+
+
+def whole_works(
+    values: Mapping[str, Any], experiment: Experiment, files: Pretrained, device: str = "auto"
+) -> list[Work]:
+    """Formatting, both trainings and the scoring; no formatting where no list is named but features are there.
+
+    Raises:
+        UserError: as the single works do, and as `check_beginning` does.
+    """
+    listed = str(values.get("extract_source") or "").strip()
+    works = [extract_work(values, experiment, files)] if listed or not experiment.features.is_dir() else []
+    for stage in STAGES:
+        works.append(train_work(stage, values, experiment, files, device))
+        check_beginning(stage, values, experiment)
+    return [*works, pick_work(experiment, files, device)]
+
+
+def check_beginning(stage: str, values: Mapping[str, Any], experiment: Experiment, fingerprint: str = "") -> None:
+    """Refuse what the tool would refuse, or what would end at once, as far as that can be told without computing.
+
+    Args:
+        stage: "vits2" or "gpt".
+        values: as for `train_work`.
+        experiment: whose run folder is looked at.
+        fingerprint: of the features as they are now; empty when they are about to change.
+
+    Raises:
+        UserError: run_exists, resume_data_differs, resume_config_differs, training_is_over, config_out_of_bounds,
+            config_wrong_type.
+    """
+    run = read_run(experiment.run(stage))
+    beginning = values.get(f"{stage}_beginning") or "begin"
+    if run is None or beginning == "start_over":
+        return
+    if beginning == "begin":
+        raise UserError(
+            "run_exists",
+            "{folder} holds a training already; resume it, start over, or choose another folder.",
+            folder=run.folder,
+        )
+    options = step_options(STAGES[stage], values)
+    if fingerprint and beginning == "resume" and run.data and run.data != fingerprint:
+        raise UserError(
+            "resume_data_differs",
+            "The data of the training in {folder} have changed; say that data were added, or start over.",
+            folder=run.folder,
+        )
+    _refuse_other_options(run, options)
+    if run.epoch >= options.epochs or 0 < 60 * options.max_minutes <= run.seconds:
+        raise UserError(
+            "training_is_over",
+            "The training in {folder} has made {epochs} epochs in {minutes} minutes, which is all that was asked "
+            "for; set more epochs or minutes to go on, or start over.",
+            folder=run.folder,
+            epochs=run.epoch,
+            minutes=f"{run.seconds / 60:.1f}",
+        )
+
+
+def _refuse_other_options(run: Run, options: Any) -> None:
+    """Raise resume_config_differs where a knob was turned that a run cannot change on its way."""
+    trained = run.config.get("train")
+    rate = trained.get("learning_rate", options.learning_rate) if isinstance(trained, dict) else options.learning_rate
+    if rate != options.learning_rate:
+        raise UserError(
+            "resume_config_differs",
+            "{folder} was trained with other settings: {keys}; give the same ones or choose another folder.",
+            folder=run.folder,
+            keys="train.learning_rate",
+        )
+
+
+def command_text(work: Work) -> str:
+    """The command line of a work, to be read and copied; paths inside the project are written from its root."""
+    words = ["python", "-m", work.step.module]
+    root = f"{PROJECT_ROOT}/"
+    for argument in work.arguments:
+        flag, joined, value = argument.partition("=")
+        if joined and flag.startswith("--"):
+            words.append(f"{flag}={value.removeprefix(root)}")
+        else:
+            words.append(argument.removeprefix(root))
+    return shlex.join(words)
