@@ -9,7 +9,8 @@ from modules.data.manifest import Utterance, write_whole
 from modules.data.store import entry_key
 
 SHARE = 0.05
-FEWEST, MOST = 2, 64
+FEWEST, ENOUGH, MOST = 2, 4, 64
+"""Lines held out: of a small dataset every eighth until there are enough of them to compare weights by."""
 FEWEST_CLIPS = 8
 """A dataset of fewer clips is trained on whole: held out, they would be missed more than they tell."""
 
@@ -17,8 +18,8 @@ FEWEST_CLIPS = 8
 def hold_out(utterances: Sequence[Utterance], memory: Path) -> list[Utterance]:
     """The utterances with split "dev" for those that are held out and "train" for the others.
 
-    A list that names splits of its own is taken at its word. A line keeps its split when lines are added, and the
-    share of held-out lines is made up from the new ones alone.
+    A list that names splits of its own is taken at its word. A recording keeps its split when lines are added or its
+    text is corrected, and the share of held-out lines is made up from the new ones alone.
 
     Args:
         utterances: the whole dataset.
@@ -27,8 +28,9 @@ def hold_out(utterances: Sequence[Utterance], memory: Path) -> list[Utterance]:
     if any(utterance.split != "train" for utterance in utterances):
         return list(utterances)
     known = _read(memory)
-    names = [entry_key(utterance.audio, utterance.text) for utterance in utterances]
-    wanted = min(MOST, max(FEWEST, round(SHARE * len(names)))) if len(names) >= FEWEST_CLIPS else 0
+    names = [entry_key(utterance.audio) for utterance in utterances]
+    few = max(FEWEST, min(ENOUGH, len(names) // 8))
+    wanted = min(MOST, max(few, round(SHARE * len(names)))) if len(names) >= FEWEST_CLIPS else 0
     held = {name for name in names if known.get(name) == "dev"}
     fresh = sorted(name for name in set(names) if name not in known)  # a hash's order is as good as a draw
     held |= set(fresh[: max(0, wanted - len(held))])

@@ -17,12 +17,18 @@ def held(utterances: list[Utterance]) -> set[str]:
 def test_splits_stay_when_data_are_added_and_the_share_is_made_up(tmp_path: Path) -> None:
     memory = tmp_path / "splits.json"
     first = hold_out(lines(40), memory)
-    assert len(held(first)) == 2 and held(hold_out(lines(40)[::-1], memory)) == held(first)
+    assert len(held(first)) == 4 and held(hold_out(lines(40)[::-1], memory)) == held(first)
     more = hold_out(lines(400), memory)
     assert len(held(more)) == 20 and held(more) & {f"{n}.wav" for n in range(40)} == held(first)
     assert held(hold_out(lines(40), memory)) == held(first)
     assert held(hold_out(lines(2000), tmp_path / "other.json")) != set()
     assert len(held(hold_out(lines(5000), tmp_path / "many.json"))) == 64
+
+
+def test_a_corrected_text_leaves_its_recording_where_it_was(tmp_path: Path) -> None:
+    first = hold_out(lines(40), tmp_path / "splits.json")
+    corrected = [Utterance(u.audio, "s", "en", u.text + "!") for u in lines(40)]
+    assert held(hold_out(corrected, tmp_path / "splits.json")) == held(first)
 
 
 def test_small_sets_are_trained_on_whole_and_a_list_is_taken_at_its_word(tmp_path: Path) -> None:
