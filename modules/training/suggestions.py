@@ -23,7 +23,7 @@ FINE_TUNING = {
     "gpt": (),
 }
 """Flags of each stage that suit every fine-tuning, and differ from what a training from nothing needs."""
-POSITIONS_PER_SECOND = 80
+POSITIONS_PER_SECOND = 96
 """Positions of the language model's batches for each second of speech: its tokens and text, with prompts (on average
 one more utterance a row) and padding."""
 FEWEST_BATCHES = 16
@@ -63,7 +63,7 @@ class VITS2Options:
     precision: Literal["auto", "float32", "bf16"] = field("auto", "number format")
     window_seconds: float = field(1.6, "longest piece of a clip", 0.4, 20)
     warmup_steps: int = field(10, "steps until the peak rate", 0, 10000)
-    samples: int = field(3, "held-out lines that are spoken at each save", 0, 64)
+    samples: int = field(3, "held-out lines that are spoken at each save", 0, 16)
     keep_latest: bool = field(False, "keep only the newest small weights")
     save_small: bool = field(True, "small weights at each save")
     tensorboard: bool = field(True, "also write curves for TensorBoard")
@@ -74,14 +74,14 @@ class GPTOptions:
     """How the language model is fine-tuned; the fields are flags of tools.train_gpt."""
 
     batch_frames: int = field(3072, "positions in a batch", 256, 500000)
-    epochs: int = field(18, "passes through the data", 1, 10000)
-    save_every_epochs: int = field(5, "epochs between saved weights; 0 = at the end", 0, 10000)
+    epochs: int = field(15, "passes through the data", 1, 10000)
+    save_every_epochs: int = field(4, "epochs between saved weights; 0 = at the end", 0, 10000)
     learning_rate: float = field(5e-4, "peak rate", 1e-6, 1e-1)
     lora_rank: Literal[0, 16, 32, 64, 128] = field(32, "rank of the trained adapters; 0 = the whole model")
     max_minutes: float = field(4.0, "minutes at most; 0 = no limit", 0, 10000)
     precision: Literal["auto", "float32", "bf16"] = field("auto", "number format")
     warmup_steps: int = field(10, "steps until the peak rate", 0, 10000)
-    samples: int = field(3, "held-out lines that are spoken at each save", 0, 64)
+    samples: int = field(3, "held-out lines that are spoken at each save", 0, 16)
     keep_latest: bool = field(False, "keep only the newest small weights")
     save_small: bool = field(True, "small weights at each save")
     tensorboard: bool = field(True, "also write curves for TensorBoard")

@@ -52,7 +52,7 @@ class Page:
         self.tab, self.form = tab, tab.desk.form
         self.names = [*tab.knobs, "training_experiment", "training_preset", "extract_source"]
         self.values: dict[str, Any] = {name: self.form[name].value for name in self.names}
-        self.states = {"offered": tab.offered.value, "filled": tab.filled.value, "seen": {}}
+        self.states = {"offered": tab.offered.value, "filled": tab.filled.value, "seen": {"restored": True}}
         self.texts: dict[str, str] = {}
 
     def take(self, updates: dict[Any, Any]) -> set[str]:
@@ -119,6 +119,13 @@ def test_knobs_follow_the_speech_until_somebody_turns_them(tab: TrainingTab, exp
     page.poll(tab.suggest)
     assert (page.values["vits2_epochs"], page.values["gpt_lora_rank"]) == (vits2.epochs, gpt.lora_rank)
     assert "400 clips" in page.texts["extract"] and "402 of 402" in page.texts["extract"]
+
+
+def test_nothing_is_filled_in_before_the_page_is_restored(tab: TrainingTab, own: Services) -> None:
+    dataset(own.logs / "ada", 1)
+    page = Page(tab)
+    page.states["seen"] = {}
+    assert page.poll() == set()
 
 
 def test_what_nobody_changed_is_filled() -> None:

@@ -14,6 +14,7 @@ from tools.webui.form import Form
 from tools.webui.report_panel import ReportPanel
 from tools.webui.separate_panel import build_separate_panel
 from tools.webui.services import Services
+from tools.webui.settings import browser_memory
 from tools.webui.slice_panel import build_slice_panel
 from tools.webui.step_panel import QUIET, TOLD, Desk
 from tools.webui.transcribe_panel import build_transcribe_panel
@@ -120,7 +121,7 @@ def active(services: Services) -> list[str]:
 def _remember(app: gr.Blocks, desk: Desk, edit: EditPanel, report: ReportPanel, named: gr.State) -> None:
     """Store the path boxes; put them back when the page loads, with the list that was under edit."""
     form, services = desk.form, desk.services
-    state = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
+    state = browser_memory(app, STORAGE_KEY, STORAGE_SECRET)
     wanted = list(restored(None, services)) + [name for name in KEPT if name != "dataset_name"]
     components = form.only(dict.fromkeys(wanted))
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 
 from tools.webui.form import Form
 from tools.webui.speaking import MODEL_NAMES, OPTION_NAMES
@@ -45,6 +46,21 @@ def fits(component: gr.components.Component, value: Any) -> bool:
     return isinstance(value, str)
 
 
+def browser_memory(app: gr.Blocks, key: str, secret: str) -> gr.BrowserState:
+    """A value that the browser keeps, placed beside the tabs: in a tab that is not open nothing would read it.
+
+    Args:
+        app: the page.
+        key: of the value in the browser.
+        secret: keeps the value readable after a restart.
+    """
+    inner, Context.block = Context.block, app
+    try:
+        return gr.BrowserState(None, storage_key=key, secret=secret)
+    finally:
+        Context.block = inner
+
+
 def remember(form: Form, app: gr.Blocks, files: Callable[[Mapping[str, Any]], dict]) -> None:
     """Store every change, and put the stored settings back when the page loads.
 
@@ -53,7 +69,7 @@ def remember(form: Form, app: gr.Blocks, files: Callable[[Mapping[str, Any]], di
         app: the page.
         files: gives updates of the components of `FILES` from the stored settings.
     """
-    state = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
+    state = browser_memory(app, STORAGE_KEY, STORAGE_SECRET)
     names = form.only(REMEMBERED)
 
     def restore(stored: Any) -> dict:

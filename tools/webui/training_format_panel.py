@@ -50,9 +50,9 @@ def build_format_panel(desk: Desk) -> gr.HTML:
         form.add("extract_audio_folder", folder)
     with gr.Row():
         buttons = {
-            "text": gr.Button(i18n("training.format_text"), min_width=100, elem_id="extract-text"),
-            "audio": gr.Button(i18n("training.format_audio"), min_width=100, elem_id="extract-audio"),
-            "speech": gr.Button(i18n("training.format_speech"), min_width=100, elem_id="extract-speech"),
+            "text": gr.Button(i18n("training.format_text"), min_width=90, elem_id="extract-text"),
+            "audio": gr.Button(i18n("training.format_audio"), min_width=90, elem_id="extract-audio"),
+            "speech": gr.Button(i18n("training.format_speech"), min_width=90, elem_id="extract-speech"),
         }
     with gr.Row():
         buttons[""] = gr.Button(

@@ -4,7 +4,7 @@ import gradio as gr
 
 from tools.webui.step_panel import Desk
 from tools.webui.training_state import experiments
-from tools.webui.training_steps import PRETRAINED_BOXES, Pretrained
+from tools.webui.training_steps import PRETRAINED_BOXES, Pretrained, shown_path
 
 FIRST_NAME = "voice"
 """An experiment's name while nobody gave another."""
@@ -49,13 +49,14 @@ def build_training_head(desk: Desk) -> None:
             "training_tokenizer_file": i18n("training.tokenizer_file"),
         }
         files = Pretrained.of_preset("nano", weights)
-        with gr.Row(elem_classes="options"):
+        with gr.Row():
             for name, label in texts.items():
                 box = gr.Textbox(
                     "",
                     label=label,
-                    placeholder=str(getattr(files, PRETRAINED_BOXES[name])),
+                    placeholder=shown_path(getattr(files, PRETRAINED_BOXES[name])),
                     max_lines=1,
+                    min_width=280,
                     elem_id=name.replace("_", "-"),
                 )
                 form.add(name, box)

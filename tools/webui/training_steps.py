@@ -1,5 +1,6 @@
 """The steps from a dataset list to a chosen voice as command lines of their tools. Knows no components."""
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -233,11 +234,15 @@ def _refuse_other_options(run: Run, options: Any) -> None:
 def command_text(work: Work) -> str:
     """The command line of a work, to be read and copied; paths inside the project are written from its root."""
     words = ["python", "-m", work.step.module]
-    root = f"{PROJECT_ROOT}/"
     for argument in work.arguments:
         flag, joined, value = argument.partition("=")
         if joined and flag.startswith("--"):
-            words.append(f"{flag}={value.removeprefix(root)}")
+            words.append(f"{flag}={shown_path(value)}")
         else:
-            words.append(argument.removeprefix(root))
+            words.append(shown_path(argument))
     return shlex.join(words)
+
+
+def shown_path(path: str | Path) -> str:
+    """A path as it is written from the project's root, if it lies there; other text as it is."""
+    return str(path).removeprefix(f"{PROJECT_ROOT}{os.sep}")

@@ -16,14 +16,14 @@ from tools.webui.messages import Translator
 from tools.webui.options_panel import chosen_weights
 from tools.webui.run_panel import RunPanel
 from tools.webui.services import Services
-from tools.webui.settings import fits
+from tools.webui.settings import browser_memory, fits
 from tools.webui.step_panel import QUIET, Desk
 from tools.webui.training_format_panel import NAMES, build_format_panel
 from tools.webui.training_head_panel import FIRST_NAME, build_training_head, preset_choices
 from tools.webui.training_look import Looker
 from tools.webui.training_stage_panel import StagePanel, build_whole, prepare_training
 from tools.webui.training_state import experiments, fill, find_machine, newest_list
-from tools.webui.training_steps import PRETRAINED_BOXES, STAGES, Pretrained, command_text, experiment_of
+from tools.webui.training_steps import PRETRAINED_BOXES, STAGES, Pretrained, command_text, experiment_of, shown_path
 from tools.webui.training_view import suggestion_words
 
 POLL_SECONDS = 2.0
@@ -109,7 +109,7 @@ class TrainingTab:
     def _remember(self, app: gr.Blocks, names: list[str], polling: dict[str, Any]) -> None:
         """Store the boxes and knobs in the browser; let the command lines follow them; put them back on loading."""
         form = self.desk.form
-        state = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
+        state = browser_memory(app, STORAGE_KEY, STORAGE_SECRET)
         kept = form.only(name for name in names if not name.endswith("_beginning"))
         lines = [*(panel.command for panel in self.panels.values()), self.tensorboard]
 
@@ -119,6 +119,7 @@ class TrainingTab:
                 **{component: values.get(name, gr.skip()) for name, component in kept.items()},
                 self.offered: values.get("offered", gr.skip()),
                 self.filled: values.get("filled", gr.skip()),
+                self.seen: {"restored": True},
             }
 
         following: dict[str, Any] = {
@@ -127,7 +128,7 @@ class TrainingTab:
             "outputs": [state, *lines],
             **QUIET,
         }
-        loaded = app.load(restore, state, [*kept.values(), self.offered, self.filled], **QUIET)
+        loaded = app.load(restore, state, [*kept.values(), self.offered, self.filled, self.seen], **QUIET)
         loaded.then(**polling).then(**following)
         # States change together with the boxes that they tell of.
         gr.on([box.change for box in form.only(names).values()], trigger_mode="always_last", **following)
@@ -140,10 +141,12 @@ class TrainingTab:
         Args:
             request: tells the reader's language.
             offered, filled: what was filled into boxes and knobs before.
-            seen: what the page shows.
+            seen: what the page shows; empty until the boxes hold what the browser remembers.
             suggest: put the suggestions into all knobs, changed ones too.
             values: of the boxes and knobs.
         """
+        if not seen:
+            return {self.seen: gr.skip()}  # what is filled in now would come after what is put back
         form, logs, say = self.desk.form, self.services.logs, self.desk.say(request)
         name = values.pop("training_experiment")
         offer = offered_list(newest_list(logs))
@@ -162,7 +165,7 @@ class TrainingTab:
             updates |= self._fit(experiment, {**filled, **values} if suggest else filled, values, say)
         if not updates:
             return {self.seen: gr.skip()}
-        return {**updates, self.seen: {**look.texts, "choices": choices, "revision": revision}}
+        return {**updates, self.seen: {"restored": True, **look.texts, "choices": choices, "revision": revision}}
 
     def suggest(self, request: gr.Request, **held: Any) -> dict[Any, Any]:
         """Put the suggestions into all knobs."""
@@ -192,14 +195,14 @@ class TrainingTab:
         experiment = self._experiment(values["training_experiment"])
         board = ""
         if experiment is not None:
-            command = f"tensorboard --logdir {shlex.quote(str(experiment.folder))}"
+            command = f"tensorboard --logdir {shlex.quote(shown_path(experiment.folder))}"
             board = say("training.tensorboard_line", command=command)
         return {**values, "offered": offered, "filled": filled}, *lines, board
 
     def show_files(self, preset: str) -> list[dict]:
         """Name the files that empty boxes stand for."""
         files = Pretrained.of_preset(preset, self.services.weights)
-        return [gr.update(placeholder=str(getattr(files, part))) for part in PRETRAINED_BOXES.values()]
+        return [gr.update(placeholder=shown_path(getattr(files, part))) for part in PRETRAINED_BOXES.values()]
 
     def show_machine(self, request: gr.Request) -> dict[Any, Any]:
         """Looked up after the page is there, because it imports torch."""
