@@ -12,7 +12,7 @@ from pathlib import Path
 
 from modules.errors import UserError
 from modules.experiment import Experiment, experiment_name
-from modules.paths import PRETRAINED_MODELS
+from modules.paths import LOGS, PRETRAINED_MODELS
 from modules.progress import StepProgress
 from tools.running import error_line, run_step, say
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         )
     set_threads(arguments.threads)
     seed_everything(arguments.seed)
-    experiment = Experiment(experiment_name(arguments.experiment))
+    experiment = Experiment(experiment_name(arguments.experiment), arguments.logs)
     models = arguments.models or PRETRAINED_MODELS / arguments.preset
     picked = pick(
         experiment,
@@ -80,6 +80,7 @@ def _table(found: dict) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.pick", description=__doc__.split("\n")[0])
     parser.add_argument("--experiment", required=True, help="name of the voice, as in logs/NAME")
+    parser.add_argument("--logs", type=Path, default=LOGS, help="folder of all experiments")
     parser.add_argument("--lines", type=int, default=12, help="most held-out lines to hear (default 12)")
     parser.add_argument(
         "--preset", default="nano", help="name of the model folder in pretrained_models/ (default nano)"

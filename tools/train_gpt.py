@@ -138,7 +138,7 @@ def _loop_config(arguments: argparse.Namespace, sampler: BatchSampler, world: in
         accumulate=arguments.accumulate,
         clip_norm=1.0,
         ema_decay=arguments.ema_decay,
-        save_every_steps=arguments.validate_every,
+        save_every_steps=arguments.save_every,
         validate_every_steps=arguments.validate_every,
         seed=arguments.seed,
         precision=arguments.precision,
@@ -218,7 +218,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--language-exponent", type=float, default=1.0, help="1 = as in the stores, 0 = even")
     parser.add_argument("--max-seconds", type=float, default=12.0, help="longer utterances are left out")
     parser.add_argument("--share-tables", action="store_true", help="one table for speech codes in and out")
-    parser.add_argument("--validate-every", type=int, default=500)
+    parser.add_argument("--save-every", type=int, default=500, help="steps between saved weights; 0 = off")
+    parser.add_argument("--validate-every", type=int, default=500, help="steps between validations; 0 = at saves only")
     parser.add_argument("--validate-targets", type=int, default=40, help="held-out targets of each language")
     return parser
 

@@ -105,7 +105,7 @@ class GPTStage:
             ends = (content == self.model.end_code).nonzero()[:, 0]
             losses["_eos"] = F.cross_entropy(logits[0][ends].float(), content[ends])
             prompted = batch.groups % 2 == 1
-            for name, rows in (("_alone", ~prompted), ("_pair", prompted)):
+            for name, rows in (("_content_alone", ~prompted), ("_content_pair", prompted)):
                 if rows.any():
                     losses[name] = each[rows].mean()
         return losses

@@ -92,7 +92,7 @@ def test_one_batch_is_learned_by_heart(make_gpt, make_part):
         (losses["content"] + losses["prosody"]).backward()
         optimizer.step()
     assert losses["_accuracy"] > 0.99
-    assert {"_alone", "_pair"} <= set(losses), "the two kinds of rows are told apart"
+    assert {"_content_alone", "_content_pair"} <= set(losses), "the two kinds of rows are told apart"
 
 
 def test_the_loop_trains_validates_and_saves(make_gpt, store_folder, tmp_path):

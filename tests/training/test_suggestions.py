@@ -28,9 +28,9 @@ def test_a_few_minutes_on_a_cpu_get_the_tried_settings(speech: Speech) -> None:
     vits2, gpt = suggest_vits2(CPU, speech), suggest_gpt(CPU, speech)
     assert (vits2.batch_seconds, vits2.window_seconds, vits2.learning_rate) == (9.6, 1.6, 4e-4)
     assert (vits2.warmup_steps, vits2.max_minutes) == (10, 7.0)
-    assert (gpt.lora_rank, gpt.learning_rate, gpt.batch_frames, gpt.max_minutes) == (32, 5e-4, 3072, 4.0)
+    assert (gpt.lora_rank, gpt.learning_rate, gpt.batch_frames, gpt.max_minutes) == (32, 2e-4, 3072, 4.0)
     assert 300 <= vits2.epochs * vits2_steps(speech, vits2.batch_seconds, vits2.window_seconds) < 330
-    assert 120 <= gpt.epochs * gpt_steps(speech, gpt.batch_frames) < 140
+    assert 50 <= gpt.epochs * gpt_steps(speech, gpt.batch_frames) < 120 and gpt.epochs <= 30
     assert "--no-energy-distance" in FINE_TUNING["vits2"]
 
 
@@ -59,7 +59,7 @@ def test_more_speech_never_means_fewer_steps_and_there_is_a_cap(machine: Machine
     steps = [lengths(speech) for speech in amounts]
     for before, after in zip(steps, steps[1:]):
         assert after[0] >= 0.9 * before[0] and after[1] >= 0.9 * before[1]  # whole epochs make it a little uneven
-    base = (2000, 600) if machine.kind == "cuda" else (300, 120)
+    base = (2000, 600) if machine.kind == "cuda" else (300, 100)
     epochs = (suggest_vits2(machine, amounts[-1]).epochs, suggest_gpt(machine, amounts[-1]).epochs)
     for made, usual, passes in zip(steps[-1], base, epochs, strict=True):
         assert made <= 6 * usual or passes == 1  # nothing less than all of the speech

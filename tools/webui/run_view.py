@@ -21,6 +21,8 @@ LOSSES = {
     "mel": "run.loss_mel",
     "kl": "run.loss_kl",
     "content": "run.loss_content",
+    "content_alone": "run.loss_content_alone",
+    "content_pair": "run.loss_content_pair",
     "prosody": "run.loss_prosody",
     "adversarial": "run.loss_adversarial",
     "features": "run.loss_features",
@@ -35,6 +37,7 @@ LOSSES = {
 }
 """Numbers whose meaning can be told, in the order in which they are shown. Others keep their own name."""
 _MOST_PLOTS, _MOST_NOTES = 12, 5
+_FINISHED = re.compile(r"[-_]e\d+(_s\d+)?\.safetensors$")
 _NOTHING = Curve()
 
 CSS = """
@@ -96,9 +99,9 @@ def status_html(stage: str, history: RunHistory, job: Job | None, state: str, sa
     if progress.skipped:
         rows.append((say("run.skipped"), say("run.skipped_line", count=progress.skipped)))
     rows += [(_clock(note.time), retell(note.message or note.code, say)) for note in history.notes[-_MOST_NOTES:]]
-    if history.weights:
-        name = Path(history.weights[0]).name
-        rows.append((say("run.weights"), say("run.weights_line", name=name, count=len(history.weights))))
+    finished = [name for path in history.weights if _FINISHED.search(name := Path(path).name)]
+    if finished:
+        rows.append((say("run.weights"), say("run.weights_line", name=finished[0], count=len(finished))))
     bar = f'<div class="run-bar"><div style="width:{100 * share:.1f}%"></div></div>' if share is not None else ""
     return bar + facts(rows)
 

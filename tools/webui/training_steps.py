@@ -154,7 +154,7 @@ def train_work(
 
 def pick_work(experiment: Experiment, files: Pretrained | None = None, device: str = "auto") -> Work:
     """The scoring of all weights of an experiment, which speak with the other parts of their base model."""
-    arguments = [f"--experiment={experiment.name}", f"--device={device}"]
+    arguments = [f"--experiment={experiment.name}", f"--logs={experiment.logs}", f"--device={device}"]
     if files is not None:
         arguments += [f"--preset={files.preset}", f"--models={files.folder}"]
     return Work(PICK, experiment.folder, experiment.folder / "pick", tuple(arguments))
