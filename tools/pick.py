@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         )
     set_threads(arguments.threads)
     seed_everything(arguments.seed)
-    experiment = Experiment(experiment_name(arguments.experiment), arguments.logs)
+    experiment = Experiment(experiment_name(arguments.experiment), logs=arguments.logs)
     models = arguments.models or PRETRAINED_MODELS / arguments.preset
     picked = pick(
         experiment,

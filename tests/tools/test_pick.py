@@ -36,7 +36,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
 
 
 def run(tmp_path: Path, *more: str, name: str = "me") -> int:
-    return tool.main(["--experiment", name, "--models", str(tmp_path / "tiny"), "--device", "cpu", *more])
+    place = ["--logs", str(tmp_path / "logs"), "--models", str(tmp_path / "tiny")]
+    return tool.main(["--experiment", name, *place, "--device", "cpu", *more])
 
 
 def test_the_best_is_marked_and_told(place: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
