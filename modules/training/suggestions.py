@@ -77,8 +77,8 @@ class GPTOptions:
     """How the language model is fine-tuned; the fields are flags of tools.train_gpt."""
 
     batch_frames: int = field(3072, "positions in a batch", 256, 500000)
-    epochs: int = field(13, "passes through the data", 1, 10000)
-    save_every_epochs: int = field(4, "epochs between saved weights; 0 = at the end", 0, 10000)
+    epochs: int = field(25, "passes through the data", 1, 10000)
+    save_every_epochs: int = field(7, "epochs between saved weights; 0 = at the end", 0, 10000)
     learning_rate: float = field(2e-4, "peak rate", 1e-6, 1e-1)
     lora_rank: Literal[0, 16, 32, 64, 128] = field(32, "rank of the trained adapters; 0 = the whole model")
     max_minutes: float = field(4.0, "minutes at most; 0 = no limit", 0, 10000)

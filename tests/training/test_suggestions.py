@@ -75,6 +75,6 @@ def test_a_larger_gpu_gets_larger_batches_and_no_limit_of_time() -> None:
 
 
 def test_the_defaults_are_those_of_a_cpu() -> None:
-    usual = Speech(60, 250.0)
+    usual = Speech(35, 120.0)
     assert VITS2Options() == suggest_vits2(CPU, usual)
     assert GPTOptions() == suggest_gpt(CPU, usual)
