@@ -71,6 +71,11 @@ def add_machine(parser: argparse._ActionsContainer) -> None:
         help="try the largest batch before the start, and make it smaller where it does not fit",
     )  # fmt: skip
     parser.add_argument(
+        "--shard", action="store_true",
+        help="several processes: each holds a part of the weights, for models too large for one GPU (train_gpt alone); "
+        "memory is not checked before the start",
+    )  # fmt: skip
+    parser.add_argument(
         "--job", type=Path, metavar="FOLDER", help="run folder of the job that started this; progress goes there"
     )
 
@@ -86,7 +91,7 @@ def begin(arguments: argparse.Namespace) -> Team:
     To be called before any model is built.
     """
     set_threads(arguments.threads)
-    team = _team(arguments.device)
+    team = _team(arguments.device, shard=getattr(arguments, "shard", False))
     if arguments.start_over and team.rank == 0 and (kept := set_aside(arguments.output)):
         print(f"the earlier run is kept as {kept}")
     team.from_main(None)  # nobody looks into the folder before it has been set aside
@@ -118,7 +123,7 @@ def fitting_loader(
         size, unit: the batch size that is wished for, and what it counts.
         step: whose phases are tried.
     """
-    if not arguments.check_memory:
+    if not arguments.check_memory or team.sharded:  # tried before it is sharded, a large model would fit nowhere
         return build(size)
     fit = fit_batch(stage, lambda share: build(size * share), team.device, step=step)
     share = team.from_main(fit.share)
@@ -200,10 +205,14 @@ def run_training(
     progress.finish({**asdict(result), "weights": weights})
 
 
-def _team(device: str) -> Team:
+def _team(device: str, *, shard: bool) -> Team:
     """This process alone, or with the others that torchrun tells of by the environment."""
     if int(os.environ.get("WORLD_SIZE", 1)) <= 1:
         return Alone(pick_device(device))
+    if shard:
+        from modules.training.sharded import Sharded
+
+        return Sharded(cpu=device == "cpu")
     from modules.training.distributed import Accelerated
 
     return Accelerated(cpu=device == "cpu")

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from modules.runtime import restore_rng_state, rng_state
+
 
 class WeightAverage:
     """Exponential moving average of parameters, warmed up so that a short run is not held back by its start.
@@ -32,13 +34,11 @@ class WeightAverage:
     def applied(self) -> Iterator[None]:
         """Inside, the modules hold the average; after, exactly what they held before."""
         kept = [p.clone() for p in self.parameters]
-        with torch.no_grad():
-            torch._foreach_copy_(self.parameters, self.averages)
+        _copy_(self.parameters, self.averages)
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.parameters, kept)
+            _copy_(self.parameters, kept)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages by "module.parameter"."""
@@ -48,3 +48,26 @@ class WeightAverage:
         """Restore; a parameter that the state lacks starts from its present value."""
         for name, average, parameter in zip(self.named, self.averages, self.parameters, strict=True):
             average.copy_(state.get(name, parameter))
+
+
+@contextmanager
+def evaluating(modules: dict[str, nn.Module]) -> Iterator[None]:
+    """Inside: eval mode, no gradients, and random generators that training does not notice."""
+    random_state = rng_state()
+    modes = [(m, m.training) for module in modules.values() for m in module.modules()]
+    try:
+        for module in modules.values():
+            module.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        restore_rng_state(random_state)
+
+
+@torch.no_grad()
+def _copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """One by one: for weights that lie sharded over processes there is no copy of many at once."""
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)

@@ -4,11 +4,13 @@ Each process takes its share of the batches (`modules.data.batching.Loader`), gr
 computed, and every process makes the same step. Imported only where there are several processes.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
@@ -16,6 +18,8 @@ from modules.training.stage import Stage
 from modules.training.team import Losses
 
 T = TypeVar("T")
+# The others wait while the main process validates, saves, and makes samples.
+PATIENCE = timedelta(hours=2)
 
 
 class Accelerated:
@@ -27,13 +31,20 @@ class Accelerated:
         cpu: train on the CPU even where there is a GPU.
     """
 
+    sharded = False
+
     def __init__(self, cpu: bool = False):
         # Buffers are kept equal by those who change them; sent around at every call, they would be overwritten
         # between the two phases of a step, under the gradients of the first.
         handler = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-        self._accelerator = Accelerator(cpu=cpu, kwargs_handlers=[handler])
+        self._accelerator = Accelerator(cpu=cpu, kwargs_handlers=[handler, InitProcessGroupKwargs(timeout=PATIENCE)])
         self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
         self.device: torch.device = self._accelerator.device
+
+    def place(self, stage: Stage) -> None:
+        """To the device of this process."""
+        for module in stage.modules.values():
+            module.to(self.device)
 
     def losses(self, stage: Stage, phase: str) -> Losses:
         """The losses of a phase behind DDP, which starts with the main process's weights everywhere."""
@@ -42,6 +53,22 @@ class Accelerated:
     def accumulating(self, losses: Losses) -> AbstractContextManager[Any]:
         """No exchange of gradients inside."""
         return self._accelerator.no_sync(losses)
+
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The norm, the same in every process."""
+        return nn.utils.get_total_norm(gradients)
+
+    def whole(self, stage: Stage) -> AbstractContextManager[Any]:
+        """They are, in every process."""
+        return nullcontext()
+
+    def gathered(self, state: Any) -> Any:
+        """The state, whole in every process."""
+        return state
+
+    def scattered(self, stage: Stage, state: dict[str, Any]) -> dict[str, Any]:
+        """The state."""
+        return state
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a tensor over all processes."""

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from modules.checkpoint import save_training_state
 from modules.data.batching import map_tensors
 from modules.errors import UserError
 from modules.runtime import bf16_supported, restore_rng_state, rng_state, seed_everything
-from modules.training.average import WeightAverage
+from modules.training.average import WeightAverage, evaluating
 from modules.training.events import EventLog, NoLog
 from modules.training.meter import Meter, mean_of
 from modules.training.runs import CHECKPOINT_NAME, open_run, stop_is_asked
@@ -143,8 +143,9 @@ class _Run:
 
     def begin(self, state: dict[str, Any] | None) -> None:
         """Put everything where `state` (or a fresh start) wants it."""
+        self.team.place(self.stage)
         for module in self.stage.modules.values():
-            module.to(self.device).train()
+            module.train()
         # Rates as built: a loaded optimizer state would bring the scheduled rate of the moment of saving.
         self.groups = [g for optimizer in self.stage.optimizers.values() for g in optimizer.param_groups]
         self.peaks = [float(group["lr"]) for group in self.groups]
@@ -154,7 +155,7 @@ class _Run:
         if state is None:
             seed_everything(self.config.seed)
         else:
-            self._restore(state)
+            self._restore(self.team.scattered(self.stage, state))
         self.groups = [g for optimizer in self.stage.optimizers.values() for g in optimizer.param_groups]
         self.parameters = {
             phase: [p for group in optimizer.param_groups for p in group["params"]]
@@ -168,7 +169,8 @@ class _Run:
         with closing(self._stream()) as stream:
             while True:
                 # Clocks differ, and only the main process is asked to stop.
-                stopped_by, seconds = self.team.from_main((self._stopped_by(should_stop), self.seconds))
+                now = (self._stopped_by(should_stop), self.seconds, self._is_overdue())
+                stopped_by, seconds, overdue = self.team.from_main(now)
                 if stopped_by:
                     break
                 factor = learning_rate_factor(self.config, self.step, seconds)
@@ -178,7 +180,7 @@ class _Run:
                 if self.ema is not None:
                     self.ema.update_(self.step)
                 self.step += 1
-                self._housekeeping(factor)
+                self._housekeeping(factor, overdue)
         if self.meter.sums:
             self._report(learning_rate_factor(self.config, self.step, self.seconds))
         if self.validated_step != self.step:
@@ -187,6 +189,7 @@ class _Run:
         self._save_samples()
         self._save_state()
         self.log.write("end", step=self.step, total=self.total, seconds=round(self.seconds, 1))
+        self.team.from_main(None)  # nobody leaves, and ends the others if it fails in that, before all is written
         return TrainResult(
             self.step, stopped_by, self.last_losses, self.validation, self.skipped, tuple(self.weight_files)
         )
@@ -223,7 +226,7 @@ class _Run:
         for place, batch in enumerate(batches):
             self._seed(number, place * self.team.world + self.team.rank)
             last = place + 1 == len(batches)
-            with _nothing() if last else self.team.accumulating(self.losses[phase]):
+            with nullcontext() if last else self.team.accumulating(self.losses[phase]):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     losses = self.losses[phase](batch)
                 total = sum(
@@ -234,7 +237,7 @@ class _Run:
                 (total / len(batches)).backward()
             sums += total.detach()
             seen.append({name: torch.as_tensor(loss).detach() for name, loss in losses.items()})
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = self.team.norm([p.grad for p in parameters if p.grad is not None])
         # One look at the device per phase: NaN anywhere makes this sum NaN.
         if not math.isfinite((self.team.mean(sums) + norm).item()):
             optimizer.zero_grad(set_to_none=True)
@@ -259,18 +262,24 @@ class _Run:
         wanted = (should_stop is not None and should_stop()) or stop_is_asked(self.folder)
         return "stop" if wanted else ""
 
-    def _housekeeping(self, factor: float) -> None:
+    def _is_overdue(self) -> bool:
+        """Whether the last checkpoint is old by the clock."""
+        minutes = self.config.save_every_minutes
+        return minutes > 0 and time.monotonic() - self.saved_at >= 60 * minutes
+
+    def _housekeeping(self, factor: float, overdue: bool) -> None:
         config, step = self.config, self.step
         if config.log_every_steps > 0 and step % config.log_every_steps == 0:
             self._report(factor)
-        if config.validate_every_steps > 0 and step % config.validate_every_steps == 0:
-            self._validate()
         due = step in config.save_at_steps or (config.save_every_steps > 0 and step % config.save_every_steps == 0)
-        if due and step < config.max_steps:
+        due = due and step < config.max_steps
+        if due or (config.validate_every_steps > 0 and step % config.validate_every_steps == 0):
+            self._validate()
+        if due:
             self._save_weights(last=False)
             self._save_samples()
             self._save_state()
-        elif config.save_every_minutes > 0 and time.monotonic() - self.saved_at >= 60 * config.save_every_minutes:
+        elif overdue:
             self._save_state()
 
     def _report(self, factor: float) -> None:
@@ -290,22 +299,18 @@ class _Run:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Averaged weights, eval mode, no gradients, and random generators that training does not notice."""
-        random_state = rng_state()
-        modes = [(m, m.training) for module in self.stage.modules.values() for m in module.modules()]
-        try:
-            with torch.no_grad(), self.ema.applied() if self.ema is not None else _nothing():
-                for module in self.stage.modules.values():
-                    module.eval()
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training
-            restore_rng_state(random_state)
+        """Averaged weights, eval mode, no gradients, and random generators that training does not notice.
+
+        To be entered by all processes; the weights are whole in the main one.
+        """
+        averaged = self.ema.applied() if self.ema is not None else nullcontext()
+        with averaged, self.team.whole(self.stage), evaluating(self.stage.modules):
+            yield
 
     def _validate(self) -> None:
         with self._averaged():
-            self.validation = {name: float(value) for name, value in self.stage.validate().items()}
+            measures = self.stage.validate() if self.team.rank == 0 else {}
+        self.validation = self.team.from_main({name: float(value) for name, value in measures.items()})
         self.validated_step = self.step
         self.log.write(
             "validation", step=self.step, total=self.total, epoch=self.loader.epoch,
@@ -313,10 +318,12 @@ class _Run:
         )  # fmt: skip
 
     def _save_weights(self, last: bool) -> None:
+        files: list[Path] = []
+        with self._averaged():
+            if self.team.rank == 0:
+                files = [Path(p) for p in self.stage.save_weights(self.folder, self.step, self.loader.epoch, last=last)]
         if self.team.rank > 0:
             return
-        with self._averaged():
-            files = [Path(p) for p in self.stage.save_weights(self.folder, self.step, self.loader.epoch, last=last)]
         if self.config.keep_latest:
             for path in {p.resolve() for p in self.weight_files} - {p.resolve() for p in files}:
                 path.unlink(missing_ok=True)
@@ -326,10 +333,12 @@ class _Run:
     def _save_samples(self) -> None:
         """Let the stage, if it can, make held-out lines heard."""
         make = getattr(self.stage, "make_samples", None)
-        if make is None or self.team.rank > 0:
+        if make is None:
             return
+        samples = Samples()
         with self._averaged():
-            samples: Samples = make(self.folder / SAMPLES_NAME / f"step-{self.step:06d}")
+            if self.team.rank == 0:
+                samples = make(self.folder / SAMPLES_NAME / f"step-{self.step:06d}")
         if samples.items:
             self.log.write(
                 "samples", step=self.step, total=self.total, epoch=self.loader.epoch,
@@ -337,6 +346,11 @@ class _Run:
             )  # fmt: skip
 
     def _save_state(self) -> None:
+        learned = self.team.gathered({
+            "modules": {name: module.state_dict() for name, module in self.stage.modules.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.stage.optimizers.items()},
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+        })  # fmt: skip
         if self.team.rank > 0:
             return
         state = {
@@ -347,9 +361,7 @@ class _Run:
             "data": self.data,
             "loader": self.loader.state_dict(),
             "rng": rng_state(),
-            "modules": {name: module.state_dict() for name, module in self.stage.modules.items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.stage.optimizers.items()},
-            "ema": self.ema.state_dict() if self.ema is not None else None,
+            **learned,
             "weight_files": [str(path) for path in self.weight_files],
         }
         save_training_state(self.folder, CHECKPOINT_NAME, state)
@@ -366,8 +378,3 @@ class _Run:
         self.step, self.skipped, self.earlier_seconds = state["step"], state["skipped"], state["seconds"]
         self.weight_files = [Path(path) for path in state["weight_files"]]
         restore_rng_state(state["rng"])
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

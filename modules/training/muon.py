@@ -66,10 +66,10 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     shapes.setdefault(tuple(p.shape), []).append(p)
             for (rows, columns), parameters in shapes.items():
-                updates = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
+                updates = [self._momentum(p, group["momentum"]) for p in parameters]
                 scale = -group["lr"] * 0.2 * max(rows, columns) ** 0.5
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(parameters, list(orthogonalize(updates).unbind()), alpha=scale)
+                torch._foreach_add_(parameters, _orthogonalized(updates), alpha=scale)
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]
@@ -77,3 +77,12 @@ class Muon(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(buffer, momentum)  # Nesterov
+
+
+def _orthogonalized(updates: list[Tensor]) -> list[Tensor]:
+    """The updates of one shape, orthogonalised."""
+    if not hasattr(updates[0], "full_tensor"):
+        return list(orthogonalize(torch.stack(updates)).unbind())
+    from modules.training.sharded import apply_whole  # there are other processes, which hold the rest of the matrices
+
+    return apply_whole(orthogonalize, updates)

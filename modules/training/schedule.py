@@ -21,7 +21,7 @@ class LoopConfig:
     save_every_steps: int = 0  # checkpoint and weights
     save_at_steps: tuple[int, ...] = ()  # the same at these steps: the ends of epochs, which need not be equally long
     save_every_minutes: float = 5.0  # checkpoint only
-    validate_every_steps: int = 0  # and once at the end
+    validate_every_steps: int = 0  # besides at every save and once at the end
     keep_latest: bool = True  # delete the weights that the same run saved before
     seed: int = 0
     precision: Literal["float32", "bf16", "auto"] = "float32"

@@ -21,7 +21,7 @@ FINE_TUNING = {
         "--quantizer=freeze",
         "--validate-every=25",
     ),
-    "gpt": ("--ema-decay=0.95", "--pair-ratio=0.7", "--validate-every=25", "--save-every=0"),
+    "gpt": ("--ema-decay=0.95", "--pair-ratio=0.7", "--validate-every=0", "--save-every=0"),
 }
 """Flags of each stage that suit every fine-tuning, and differ from what a training from nothing needs."""
 POSITIONS_PER_SECOND = 96
