@@ -10,6 +10,7 @@ import pytest
 
 from tests.webui.training_helpers import dataset
 from tools.jobs import JobStore
+from tools.webui.history import list_entries
 from tools.webui.messages import Messages
 from tools.webui.services import Services
 
@@ -93,7 +94,7 @@ def wait_for_beginning(page: "Page", stage: str, key: str) -> None:
 
 
 def test_from_a_list_to_a_voice_over_a_stop_and_a_reload(
-    visit: Callable[..., "Page"], services: Services, gate: Path
+    visit: Callable[..., "Page"], services: Services, gate: Path, example: Path
 ) -> None:
     page = visit()
     # A name that would lead out of the folder of experiments is no name.
@@ -148,6 +149,17 @@ def test_from_a_list_to_a_voice_over_a_stop_and_a_reload(
     page.get_by_role("tab", name=ENGLISH["tab.inference"], exact=True).click()
     page.click("#model > button")
     page.click(box("gpt-weights"))
-    page.wait_for_selector("[role=option]:has-text('ada-e1.safetensors')")
+    page.click("[role=option]:has-text('ada-e1.safetensors')")
+    page.click(box("vits2-weights"))
+    page.click("[role=option]:has-text('ada_e2_s32.safetensors')")
+    page.set_input_files("#reference-1-audio input[type=file]", str(example))
+    page.wait_for_selector("#reference-1-note:has-text('s are used')")
+    page.fill("#text textarea", "A voice of my own.")
+    page.click("#speak")
+    page.wait_for_selector("#status:has-text('Saved as')")
+    spoken = list_entries(services.output, 1)[0]
+    assert page.wait_for_selector("#player a[download]").get_attribute("href").endswith(spoken.audio.name)
+    models = json.dumps(spoken.settings)
+    assert "ada-e1.safetensors" in models and "ada_e2_s32.safetensors" in models
     words = page.inner_text("body")
     assert "__i18n__" not in words and "training.about" not in words
