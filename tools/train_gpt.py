@@ -93,11 +93,12 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     config = _loop_config(arguments, batches.sampler, team.world)
     shape = model.description()
     del shape["statistics"]
+    same = {"learning_rate": arguments.learning_rate, "lora_rank": arguments.lora_rank}
     if team.rank == 0:
         count, waste = len(batches), f"{100 * batches.sampler.padding_waste:.1f} % of their positions padding"
         print(f"{len(dataset)} utterances, {count} batches an epoch, {waste}, {_millions(model)} parameters")
     run_training(
-        arguments, stage, batches, config, team, progress, run_config={"model": shape},
+        arguments, stage, batches, config, team, progress, run_config={"model": shape, "train": same},
         fingerprints=[open_store(store).fingerprint() for store in arguments.store], weights_name=WEIGHTS_NAME,
     )  # fmt: skip
 

@@ -51,7 +51,8 @@ class SampleMaker:
             if samples > 0 and seconds <= LONGEST_SECONDS
         ]
         wanted = [line for line in lines if line[2] == "dev"] or [line for line in lines if line[2] == "train"]
-        self._lines = [wanted[i * len(wanted) // count] for i in range(min(count, len(wanted)))]
+        taken = min(count, len(wanted))
+        self._lines = [wanted[i * len(wanted) // taken] for i in range(taken)]
         self._references = [self._reference(line, lines) for line in self._lines]
 
     def __len__(self) -> int:

@@ -1,5 +1,6 @@
 """Folders of runs: what is in one when a training begins there."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +9,31 @@ import psutil
 from modules.checkpoint import load_training_state
 from modules.config import differing_keys
 from modules.errors import UserError
+from modules.training.events import read_events
 
 CHECKPOINT_NAME = "checkpoint"
 STOP_NAME = "stop"
+WEIGHTS_FOLDER = "weights"
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Rename a run folder, so that another run can begin in its place; returns its new name, None if there is none."""
+    """Rename a run folder, so that another run can begin in its place; returns its new name, None if there is none.
+
+    Finished weights that the run put elsewhere move into its subfolder `weights`: nobody should take them for those of
+    the run that begins.
+    """
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     number = 1
     while (kept := folder.with_name(f"{folder.name}-earlier{number}")).exists():
         number += 1
-    return folder.rename(kept)
+    kept = folder.rename(kept)
+    written = {str(file) for event in read_events(kept) if event["kind"] == "weights" for file in event["files"]}
+    for file in map(Path, sorted(written)):
+        if file.parent != folder and folder not in file.parents and file.is_file():
+            (kept / WEIGHTS_FOLDER).mkdir(exist_ok=True)
+            shutil.move(file, kept / WEIGHTS_FOLDER / file.name)
+    return kept
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from modules.checkpoint import load_training_state, load_weights
+from modules.data.features import open_store
 from modules.errors import UserError
 from modules.experiment import Experiment
+from modules.inference.samples import SampleMaker
 from modules.paths import PROJECT_ROOT
 from modules.training.events import read_events
 from modules.training.memory import Fit
@@ -134,6 +136,21 @@ def test_small_weights_appear_at_every_save_or_at_the_end(training_data, tmp_pat
         assert train_gpt.main(flags("gpt", training_data, tmp_path / f"run{number}", *length, *switches)) == 0
         found = sorted(file.name for file in (tmp_path / "GPT").glob("*"))
         assert len(found) == expected and found[-1] == "me-e2.safetensors", switches
+
+
+def test_resuming_with_another_adapter_is_refused_by_name(training_data, tmp_path, capsys) -> None:
+    assert train_gpt.main(flags("gpt", training_data, tmp_path / "base", "--max-steps", "1")) == 0
+    init = ["--init", str(tmp_path / "base" / "gpt.safetensors"), "--lora-rank"]
+    assert train_gpt.main(flags("gpt", training_data, tmp_path / "run", "--max-steps", "1", *init, "16")) == 0
+    more = ["--max-steps", "2", *init, "32", "--resume"]
+    assert train_gpt.main(flags("gpt", training_data, tmp_path / "run", *more)) == 2
+    assert "train.lora_rank" in capsys.readouterr().err
+
+
+def test_few_lines_are_each_spoken_once(training_data, tmp_path) -> None:
+    maker = SampleMaker([open_store(training_data.store)], 8)
+    assert len(maker) == 2, "no more than are held out"
+    assert len({row for _, row, _, _ in maker._lines}) == 2
 
 
 def test_a_name_that_leads_elsewhere_is_refused(training_data, tmp_path, capsys) -> None:

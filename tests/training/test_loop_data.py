@@ -34,6 +34,26 @@ def test_what_is_begun_anew_keeps_the_earlier_run(tmp_path):
         assert (tmp_path / f"run-earlier{number}" / "checkpoint.safetensors").is_file()
 
 
+def test_weights_of_what_is_begun_anew_are_kept_with_it(tmp_path):
+    """Left where the page offers them, they would be taken for those of the new run."""
+    offered = tmp_path / "offered"
+
+    class Publishing(Regression):
+        def save_weights(self, folder, step, epoch, *, last):
+            files = super().save_weights(folder, step, epoch, last=last)
+            offered.mkdir(exist_ok=True)
+            (offered / f"me-e{step}.safetensors").write_bytes(files[0].read_bytes())
+            return [*files, offered / f"me-e{step}.safetensors"]
+
+    config = settings(keep_latest=False, save_every_steps=10)
+    train(Publishing(), make_loader(), config, tmp_path / "run", resume=False, device=CPU)
+    (offered / "you-e20.safetensors").touch()
+    kept = set_aside(tmp_path / "run")
+    assert [file.name for file in offered.iterdir()] == ["you-e20.safetensors"]
+    assert {file.name for file in (kept / "weights").iterdir()} == {"me-e10.safetensors", "me-e20.safetensors"}
+    assert (kept / "toy_s20.safetensors").is_file()
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_an_epoch_of_few_batches_changes_the_weights_and_saves(tmp_path, count, accumulate):
