@@ -5,6 +5,7 @@ names the valid ones; nothing here touches a model.
 """
 
 import dataclasses
+import decimal
 import json
 import types
 import typing
@@ -175,6 +176,12 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
     return cls(**parsed)
 
 
+def plain_number(value: float) -> str:
+    """A number as people write it: 0.000001 instead of 1e-06, 1000 instead of 1000.0."""
+    text = str(value) if isinstance(value, int) else f"{decimal.Decimal(repr(float(value))):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def load(cls: type[T], path: Path) -> T:
     """Read a config from a JSON file. Raises ConfigError naming the file when it is not valid."""
     try:
@@ -240,7 +247,7 @@ def _check_bounds(spec: dataclasses.Field, value: Any, path: str) -> None:
             "config_out_of_bounds",
             "{key} is {value}; it must lie between {low} and {high}.",
             key=path,
-            value=value,
-            low=low,
-            high=high,
+            value=plain_number(value),
+            low=low if low is None else plain_number(low),
+            high=high if high is None else plain_number(high),
         )

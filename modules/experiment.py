@@ -8,6 +8,8 @@ from modules.errors import UserError
 from modules.paths import GPT_WEIGHTS, LOGS, SOVITS_WEIGHTS
 
 LONGEST_NAME = 60
+_TOLD_CHARACTERS = 40
+"""A refused name may be a whole page of text; no more of it is told."""
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 """Names that Windows takes for devices, whatever follows."""
@@ -65,6 +67,8 @@ def experiment_name(text: str) -> str:
 
 
 def _refused(text: str) -> UserError:
+    text = str(text)
+    text = text if len(text) <= _TOLD_CHARACTERS else f"{text[: _TOLD_CHARACTERS - 1]}…"
     return UserError(
         "experiment_name",
         'The experiment cannot be called "{name}"; use letters, digits, spaces, - and _, at most {longest} characters.',

@@ -282,7 +282,10 @@ def _read_index(folder: Path) -> tuple[pa.Table, dict[str, str]]:
             ) from cause
     if not tables:
         raise UserError(
-            "store_missing", "There is no feature store at {folder}; extract features first.", folder=folder
+            "store_missing",
+            'There is no feature store at {folder}; format the dataset first ("1A Format" in the tab "Train", or '
+            "tools.extract).",
+            folder=folder,
         )
     # Between two processes that begin with other encoders they may differ: then the features of one are missing yet.
     return pa.concat_tables([table.replace_schema_metadata(None) for table in tables]).unify_dictionaries(), places[0]

@@ -72,7 +72,10 @@ class FeatureStore(Rows):
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise UserError(
-                "store_missing", "There is no feature store at {folder}; extract features first.", folder=self.folder
+                "store_missing",
+                'There is no feature store at {folder}; format the dataset first ("1A Format" in the tab "Train", or '
+                "tools.extract).",
+                folder=self.folder,
             )
         self._begin(_list_shards(self.folder), None)
         current = None if everything else _read_current(self.folder)

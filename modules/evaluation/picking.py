@@ -171,6 +171,7 @@ def _hear(
     try:
         if path is not None:
             row.epoch, row.step = _place_of(path)
+            row.bytes, row.mtime_ns = _mark_of(path)  # before it is read: a change on the way then shows
             row.step = row.step or load_weights(path).lineage.step
         parts = load_parts(models, device, gpt, vits2)
         _check_finite(parts, row.stage, path or parts.files[row.stage])
@@ -188,6 +189,15 @@ def _place_of(path: Path) -> tuple[int, int]:
     return int(epoch), int(step or 0)
 
 
+def _mark_of(path: Path) -> tuple[int, int]:
+    """Size and time of change, ns; zeros for a file that is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
 def _check_finite(parts: Parts, stage: str, path: Path) -> None:
     model = parts.vits2 if stage == "vits2" else parts.gpt.model
     if all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
@@ -202,6 +212,7 @@ def _check_finite(parts: Parts, stage: str, path: Path) -> None:
 
 def _row_json(row: Row) -> dict[str, Any]:
     values: dict[str, Any] = {"stage": row.stage, "file": row.file, "epoch": row.epoch, "step": row.step}
+    values |= {"bytes": row.bytes, "mtime_ns": row.mtime_ns}
     measured = {
         "phone_error": row.mean("phone_error"),
         "similarity": row.mean("similarity"),

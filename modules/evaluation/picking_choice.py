@@ -51,6 +51,8 @@ class Row:
     Args:
         stage: "vits2" or "gpt".
         file: its name, "" for the built-in weights; epoch, step: 0 for those.
+        bytes, mtime_ns: size and time of change of the file that was heard, 0 for the built-in weights: a later
+            training may write another of the same name.
         error: why it could not be heard.
         samples: wavs for people, as `pick.json` lists them.
     """
@@ -59,6 +61,8 @@ class Row:
     file: str
     epoch: int = 0
     step: int = 0
+    bytes: int = 0
+    mtime_ns: int = 0
     outputs: list[Output] = field(default_factory=list)
     error: str = ""
     samples: list[dict[str, str]] = field(default_factory=list)

@@ -187,6 +187,9 @@ class _State:
             return
         self.kind, self.time = kind, _number(event.get("time")) or self.time
         self.first_time = self.first_time or self.time
+        if kind == "error" and (_whole(event.get("step")) or 0) < self.last.get("step", 0):
+            # It failed before its first step, of which it knows nothing: what was trained before is still there.
+            event = {name: value for name, value in event.items() if name not in ("step", "total", "epoch")}
         step = _whole(event.get("step"))
         if kind in ("start", "resume"):
             self._go_back(step or 0)

@@ -181,6 +181,8 @@ class _Run:
                     self.ema.update_(self.step)
                 self.step += 1
                 self._housekeeping(factor, overdue)
+        if stopped_by == "stop":
+            self._save_state()  # whoever asked to stop may not wait for what follows
         if self.meter.sums:
             self._report(learning_rate_factor(self.config, self.step, self.seconds))
         if self.validated_step != self.step:

@@ -260,6 +260,11 @@ def test_broken_weights_are_told_and_never_chosen(models: Path, experiment: Expe
         *(("gpt", 0, 0), ("gpt", 2, 70), ("gpt", 10, 70)),
     ]
     built_in, same, zeroed, numberless, misshapen = kept["rows"][:5]
+    files = {
+        path.name: path.stat() for path in (*experiment.vits2_weights.iterdir(), *experiment.gpt_weights.iterdir())
+    }
+    marks = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in files.items()} | {"": (0, 0)}
+    assert all((r["bytes"], r["mtime_ns"]) == marks[r["file"]] for r in kept["rows"])
     assert same["score"] == built_in["score"] and same["failures"] == built_in["failures"]
     assert zeroed["failure_rate"] == 1 and zeroed["failures"] == {"no speech": 2} and zeroed["similarity"] == 0
     assert [bool(r["error"]) for r in kept["rows"]] == [False, False, False, True, True, False, True, True]

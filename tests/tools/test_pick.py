@@ -72,7 +72,7 @@ def test_mistakes_are_told_with_their_remedy(
     shutil.rmtree(place.features)
     assert run(tmp_path) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and "extract features first" in error and error.count("\n") == 1
+    assert error.startswith("error: ") and "format the dataset first" in error and error.count("\n") == 1
     assert not (place.folder / "pick.json").exists()
 
 

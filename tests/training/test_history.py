@@ -58,6 +58,15 @@ def test_steps_that_were_done_again_are_drawn_once(tmp_path: Path) -> None:
     assert history.training["mel"] == curves.Curve((10, 20, 40), (5.0, 1.0, 1.0))
 
 
+def test_a_failure_before_the_first_step_hides_nothing(tmp_path: Path) -> None:
+    told(tmp_path, {"kind": "start", "step": 0, "total": 100}, step(40, epoch=3))
+    failed = told(tmp_path, {"kind": "error", "step": 0, "total": 0, "epoch": 0, "error": "No memory."})
+    progress = failed.progress
+    assert (progress.step, progress.total, progress.epoch) == (40, 100, 3) and failed.error == "No memory."
+    later = told(tmp_path, {"kind": "error", "step": 41, "total": 100, "error": "Again."})
+    assert later.progress.step == 41 and later.last_kind == "error"
+
+
 def test_what_has_no_finite_value_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text(
         '{"kind": "step", "step": 1, "losses": {"mel": NaN, "kl": 1e999, "fit": 2, "odd": "x", "on": true}}\n'

@@ -94,13 +94,22 @@ def build_run(experiment: Experiment, stage: str, steps: int = 240, every: int =
     return run
 
 
-def build_pick(experiment: Experiment, stages: tuple[str, ...] = ("vits2", "gpt")) -> Path:
-    """Scores of the preset's own weights and of all saved ones; the newest of a stage is its best."""
+def build_pick(experiment: Experiment, stages: tuple[str, ...] = ("vits2", "gpt"), **more: Any) -> Path:
+    """Scores of the preset's own weights and of all saved ones; the newest of a stage is its best.
+
+    Writes weights that are not there yet; `more` goes into the file.
+    """
     rows, best = [], {}
     for stage in stages:
         name = experiment.vits2_file if stage == "vits2" else experiment.gpt_file
         for number, (epoch, step) in enumerate(((0, 0), (4, 120), (8, 240))):
-            file = name(step, epoch).name if number else ""
+            file, mark = "", {"bytes": 0, "mtime_ns": 0}
+            if number:
+                weights = name(step, epoch)
+                weights.parent.mkdir(parents=True, exist_ok=True)
+                weights.touch()
+                file, stat = weights.name, weights.stat()
+                mark = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
             folder = experiment.folder / "pick" / f"{stage}{number}"
             samples = [
                 {
@@ -112,8 +121,10 @@ def build_pick(experiment: Experiment, stages: tuple[str, ...] = ("vits2", "gpt"
             ]
             scores = {"phone_error": 0.2 - 0.05 * number, "similarity": 0.7 + 0.08 * number, "failure_rate": 0.0}
             scores["score"] = scores["similarity"] - scores["phone_error"]
-            rows.append({"stage": stage, "file": file, "epoch": epoch, "step": step, **scores, "samples": samples})
+            place = {"stage": stage, "file": file, "epoch": epoch, "step": step, **mark}
+            rows.append({**place, **scores, "samples": samples})
             best[stage] = file
     path = experiment.folder / "pick.json"
-    path.write_text(json.dumps({"lines": 8, "created": 1.8e9, "rows": rows, "best": best}), encoding="utf-8")
+    content = {"lines": 8, "held_out": True, "created": 1.8e9, "rows": rows, "best": best, **more}
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path

@@ -1,6 +1,5 @@
 """The panel of a training: sends what changed and nothing else, starts the scoring, hands over the best."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import pytest
 
+from modules.errors import UserError
 from modules.experiment import Experiment
 from modules.paths import PRESETS
-from tests.webui.dataset_helpers import jobs_in
+from tests.webui.dataset_helpers import finish, jobs_in
 from tests.webui.run_helpers import append, build_pick, build_run, samples_event, step_event, tone
+from tools.webui.chains import Chains
 from tools.webui.form import Form
 from tools.webui.messages import Messages
 from tools.webui.run_panel import RunPanel
@@ -30,8 +31,15 @@ REQUEST: Any = SimpleNamespace(headers={"accept-language": "en"})
 def own(tmp_path: Path) -> SimpleNamespace:
     """Services without a model."""
     weights = WeightFolders(tmp_path / "models", tmp_path / "GPT_weights", tmp_path / "SoVITS_weights", PRESETS)
+    jobs = jobs_in(tmp_path)
     return SimpleNamespace(
-        jobs=jobs_in(tmp_path), messages=Messages(), log_file=None, logs=tmp_path / "logs", weights=weights
+        jobs=jobs,
+        chains=Chains(tmp_path / "chains", jobs),
+        messages=Messages(),
+        log_file=None,
+        logs=tmp_path / "logs",
+        weights=weights,
+        engine=SimpleNamespace(device="cuda:1"),
     )
 
 
@@ -104,7 +112,10 @@ def test_what_was_trained_last_is_shown_or_what_was_chosen(panel: RunPanel, expe
     assert "Distance from the recording" in visitor.look(run_stage="vits2")["run-plots"]
     other = visitor.look("nobody")
     assert "<svg" not in other["run-plots"] and "Nothing has been trained" in other["run-status"]
-    assert visitor.look("") == {} and visitor.look("../x") == {}
+    emptied = visitor.look("../x")
+    assert emptied["run-status"] == emptied["run-plots"] == emptied["run-pick"] == ""
+    assert not emptied["run-save"]["visible"] and visitor.look("") == {}
+    assert "Nothing has been trained" in visitor.look("nobody")["run-status"]
 
 
 def test_files_outside_the_experiment_are_never_served(panel: RunPanel, experiment: Experiment, tmp_path: Path) -> None:
@@ -150,10 +161,55 @@ def test_the_scoring_is_started_once_and_the_best_is_handed_over(
     with pytest.raises(Exception, match="does this already"):
         start_pick(own, experiment)
     pick = read_pick(experiment.folder / "pick.json")
-    assert best_weights(own, pick) == ("mina_e8_s240.safetensors", "")
+    assert best_weights(own, experiment, pick) == ("mina_e8_s240.safetensors", "")
     experiment.vits2_file(240, 8).unlink()
-    with pytest.raises(Exception, match="not in"):
-        best_weights(own, pick)
+    with pytest.raises(UserError, match="or are gone"):
+        best_weights(own, experiment, pick)
+    assert not Visitor(panel).look()["run-use-best"]["visible"]
+
+
+def pressed(panel: RunPanel, button: gr.Button, **values: Any) -> Any:
+    """What the button's own callback answers."""
+    root = panel.stage.parent
+    while root.parent is not None:
+        root = root.parent
+    callbacks = [f.fn for f in root.fns.values() if (button._id, "click") in f.targets]
+    assert len(callbacks) == 1
+    return callbacks[0](request=REQUEST, **values)
+
+
+def test_the_scoring_uses_the_base_model_and_the_device_of_the_page(own: SimpleNamespace) -> None:
+    build_run(experiment_in(own), "vits2", count=0)
+    with gr.Blocks():
+        form = Form()
+        form.add("training_preset", gr.Dropdown(["nano", "base"]))
+        name = gr.Textbox("mina")
+        panel = RunPanel(Desk(form, own, own.messages.frontend(), gr.State([]), gr.Timer(active=False)), name)
+    pressed(panel, panel.start, name="mina", training_preset="base")
+    argv = own.jobs.jobs()[0].config().argv
+    folder = own.weights.preset_folder("base")
+    assert {"--device=cuda:1", "--preset=base", f"--models={folder}"} <= set(argv)
+
+
+def test_the_scoring_is_seen_stopped_and_its_failure_told(
+    panel: RunPanel, own: SimpleNamespace, experiment: Experiment
+) -> None:
+    build_run(experiment, "vits2", count=0)
+    visitor = Visitor(panel)
+    first = visitor.look()
+    assert first["run-pick-job"] == "" and not first["run-pick-stop"]["visible"]
+    pressed(panel, panel.start, name="mina")
+    job = own.jobs.jobs()[0]
+    told = visitor.look()
+    assert set(told) == {"run-pick-job", "run-pick-stop"} and told["run-pick-stop"]["visible"]
+    assert "Score the weights: mina" in told["run-pick-job"] and visitor.look() == {}
+    pressed(panel, panel.stop, name="mina")
+    told = visitor.look()
+    assert "stopped" in told["run-pick-job"] and not told["run-pick-stop"]["visible"]
+    pressed(panel, panel.start, name="mina")
+    again = next(new for new in own.jobs.jobs() if new.id != job.id)
+    finish(again, error=UserError("pick_no_lines", "The features in {folder} hold no line.", folder="x"))
+    assert "hold no line" in visitor.look()["run-pick-job"]
 
 
 @pytest.fixture
@@ -211,9 +267,13 @@ def test_a_visitor_follows_a_training(
     page.click("#run-use-best")
     page.wait_for_function("document.querySelector('#used textarea, #used input').value.includes('mina_e8_s240')")
     page.click("#run-pick-start")
-    page.get_by_text("The checkpoints are being scored.").wait_for()
+    page.get_by_text("The weights are being scored.").wait_for()
     assert [job.config().name for job in page_services.jobs.jobs()] == ["pick mina"]
     page.reload()
     page.get_by_role("tab").first.click()
     page.wait_for_selector("#run-plots .run-plot")
-    assert json.loads((experiment.folder / "pick.json").read_text(encoding="utf-8"))["lines"] == 8
+    page.wait_for_selector("#run-pick-job:has-text('Score the weights: mina')")
+    assert "mina_e8_s240" in page.inner_text("#run-pick tr.best") and page.is_visible("#run-pick-sample-1")
+    page.click("#run-pick-stop")
+    page.wait_for_selector("#run-pick-job .job.stopped")
+    page.wait_for_selector("#run-pick-stop", state="hidden")

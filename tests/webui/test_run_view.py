@@ -1,6 +1,7 @@
 """A training and its scores in words."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from modules.experiment import Experiment
 from modules.training.history import Sample, read_run
 from tests.webui.dataset_helpers import ENGLISH, finish, jobs_in, parsed, refused
 from tests.webui.run_helpers import append, build_pick, build_run, samples_event, step_event
-from tools.webui import run_pick, run_view
+from tools.webui import jobs_view, run_pick, run_pick_view, run_view
 from tools.webui.messages import Messages
 
 ARGUMENTS = ("--store", "x", "--experiment=mina")
@@ -84,6 +85,22 @@ def test_details_of_a_validation_are_not_drawn(experiment: Experiment) -> None:
     assert run_view.plotted(read_run(run)) == ["content", "accuracy", "length_ratio", "new_loss"]
 
 
+def test_one_point_is_a_number_and_no_curve(experiment: Experiment) -> None:
+    run = experiment.run("vits2")
+    append(run, step_event(10, 100, mel=0.625))
+    told = run_view.plots_html(read_run(run), ENGLISH)
+    assert "0.625" in told and "run-plot " not in told and 'class="run-plot"' not in told
+    append(run, step_event(20, 100, mel=0.5))
+    assert run_view.plots_html(read_run(run), ENGLISH).count('class="run-plot"') == 2  # and the learning rate
+
+
+def test_a_card_names_its_job_once(tmp_path: Path) -> None:
+    job = jobs_in(tmp_path).start("vits2 mina", "tools.train_vits2", (), "vits2")
+    finish(job, error=UserError("job_killed", "{name} was killed.", name="vits2 mina"))
+    shown = jobs_view.card(job, "failed", None, ENGLISH)
+    assert shown.count("Train the decoder") == 1 and "This job was killed" in shown
+
+
 def test_saves_can_be_chosen_and_are_told_in_words(experiment: Experiment) -> None:
     run = experiment.run("vits2")
     append(run, *(samples_event(run, step, 2) for step in (120, 240)))
@@ -131,17 +148,74 @@ def test_only_files_of_the_experiment_are_shown(experiment: Experiment, tmp_path
 def test_scores_become_tables_with_the_best_marked(experiment: Experiment) -> None:
     build_run(experiment, "vits2", count=0)
     pick = run_pick.read_pick(build_pick(experiment))
-    shown = run_pick.pick_html(pick, run_pick.unscored(pick, experiment), ENGLISH)
-    assert shown.count("<table") == 2 and shown.count(">best<") == 2 and "10.0 %" in shown
+    assert run_pick.current(pick, experiment) == pick
+    shown = run_pick_view.pick_html(pick, run_pick.unscored(pick, experiment), False, ENGLISH)
+    assert (
+        shown.count('class="run-table"') == 2
+        and "chance" not in shown
+        and shown.count(">best<") == 2
+        and "10.0 %" in shown
+    )
     assert "Untrained" in shown and "without a score" not in shown
-    assert run_pick.row_choices(pick, ENGLISH)[0] == (
-        "Best: VITS2 · mina_e8_s240",
+    assert run_pick_view.row_choices(pick, ENGLISH)[0] == (
+        "Best: Decoder (VITS2) · mina_e8_s240",
         "vits2:mina_e8_s240.safetensors",
     )
     (experiment.vits2_weights / "mina_e9_s270.safetensors").touch()
     (experiment.vits2_weights / "minamoto_e9_s270.safetensors").touch()
     assert run_pick.unscored(pick, experiment) == 1
-    assert "without a score yet: 1" in run_pick.pick_html(pick, 1, ENGLISH)
+    assert "without a score yet: 1" in run_pick_view.pick_html(pick, 1, False, ENGLISH)
+
+
+def test_scores_stand_for_the_files_that_were_heard_and_for_no_others(experiment: Experiment) -> None:
+    pick = run_pick.read_pick(build_pick(experiment))
+    best = experiment.vits2_file(240, 8)
+    best.write_bytes(b"of another training")
+    now = run_pick.current(pick, experiment)
+    assert [row.key for row in pick.rows if row not in now.rows] == [f"vits2:{best.name}"]
+    assert now.best == {"gpt": pick.best["gpt"]} and run_pick.unscored(now, experiment) == 1
+    assert refused(lambda: run_pick.best_weights(None, experiment, pick)) == "pick_outdated"
+    shown = run_pick_view.pick_html(now, 1, True, ENGLISH)
+    assert best.stem not in shown and "has changed" in shown and "without a score yet: 1" in shown
+    experiment.vits2_file(120, 4).unlink()
+    assert len(run_pick.current(pick, experiment).rows) == len(pick.rows) - 2
+
+
+def test_the_same_size_and_an_unlike_time_is_another_file(experiment: Experiment) -> None:
+    pick = run_pick.read_pick(build_pick(experiment, ("gpt",)))
+    best = experiment.gpt_file(240, 8)
+    os.utime(best, ns=(0, best.stat().st_mtime_ns + 1))
+    assert run_pick.current(pick, experiment).best == {}
+
+
+def test_scores_of_trained_lines_are_told_as_such(experiment: Experiment) -> None:
+    for held_out, words in ((True, "held-out lines, which no training learned from"), (False, "with care")):
+        pick = run_pick.read_pick(build_pick(experiment, ("gpt",), held_out=held_out))
+        shown = run_pick_view.pick_html(pick, 0, False, ENGLISH)
+        assert words in shown and ("with care" in shown) is not held_out
+
+
+@pytest.mark.parametrize("language", ["en", "zh-CN", "ja"])
+def test_a_best_without_the_highest_score_is_explained(experiment: Experiment, language: str) -> None:
+    say = Messages().translator(language)
+    pick = run_pick.read_pick(build_pick(experiment, ("vits2",), best={"vits2": ""}))
+    shown = run_pick_view.pick_html(pick, 0, False, say)
+    words = say("run.best_simpler", top="mina_e8_s240", best=say("run.built_in"))
+    assert shown.count(words) == 1 and say("run.about_score", vits2="0.25", gpt="0.2") in shown
+
+
+def test_a_row_tells_its_distance_its_failures_and_why_it_was_not_heard(tmp_path: Path) -> None:
+    damaged = str(UserError("weights_missing", "There is no weight file {file}; check the name.", file="<x>"))
+    rows = [
+        {"stage": "vits2", "file": "", "mel": 0.456, "failure_rate": 0.5, "failures": {"silent": 2, "odd": 1}},
+        {"stage": "vits2", "file": "a.safetensors", "error": damaged, "failure_rate": 1.0, "score": None},
+        {"stage": "gpt", "file": "", "token_loss": 7.125, "failures": 3},
+    ]
+    path = tmp_path / "pick.json"
+    path.write_text(json.dumps({"rows": rows, "best": {}}), encoding="utf-8")
+    shown = run_pick_view.pick_html(run_pick.read_pick(path), 0, False, ENGLISH)
+    assert "0.456" in shown and "7.125" in shown and "Surprise at the recording" in shown
+    assert "2 × silent; 1 × odd" in shown and "no weight file &lt;x&gt;" in shown and "100.0 %" not in shown
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"rows": 3}'])
@@ -149,7 +223,7 @@ def test_a_file_that_holds_no_scores_is_none(tmp_path: Path, content: str) -> No
     path = tmp_path / "pick.json"
     path.write_text(content, encoding="utf-8")
     assert run_pick.read_pick(path) is None and run_pick.read_pick(tmp_path / "gone.json") is None
-    assert "No scores yet" in run_pick.pick_html(None, 0, ENGLISH)
+    assert "No scores yet" in run_pick_view.pick_html(None, 0, False, ENGLISH)
 
 
 def test_missing_scores_are_told_as_missing(tmp_path: Path) -> None:
@@ -157,10 +231,10 @@ def test_missing_scores_are_told_as_missing(tmp_path: Path) -> None:
     rows = [{"stage": "gpt", "file": "", "score": "high", "samples": [3]}, {"stage": "other"}, 7]
     path.write_text(json.dumps({"rows": rows, "best": {"gpt": "", "vits2": "x", "odd": 3}}), encoding="utf-8")
     pick = run_pick.read_pick(path)
-    assert len(pick.rows) == 1 and pick.best == {"gpt": ""} and "–" in run_pick.pick_html(pick, 0, ENGLISH)
-    assert run_pick.row_choices(pick, ENGLISH) == []
+    assert len(pick.rows) == 1 and pick.best == {"gpt": ""} and "–" in run_pick_view.pick_html(pick, 0, False, ENGLISH)
+    assert run_pick_view.row_choices(pick, ENGLISH) == []
 
 
 def test_nothing_is_scored_before_there_are_weights(experiment: Experiment) -> None:
     assert refused(lambda: run_pick.start_pick(None, experiment)) == "nothing_to_pick"
-    assert refused(lambda: run_pick.best_weights(None, None)) == "pick_missing"
+    assert refused(lambda: run_pick.best_weights(None, experiment, None)) == "pick_missing"

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ from tools.webui.training_steps import (
     pick_work,
     pretrained,
     train_work,
-    whole_works,
 )
+from tools.webui.training_whole import whole_works
 from tools.webui.weights import WeightFolders
 
 TOOLS = {"vits2": "tools/train_vits2.py", "gpt": "tools/train_gpt.py"}
@@ -105,6 +106,7 @@ def test_a_turned_knob_reaches_the_command_line(experiment: Experiment, files: P
     assert (vits2.name, gpt.name) == ("vits2 ada", "gpt ada") and vits2.work_key != gpt.work_key
     assert refused(lambda: train_work("gpt", form(gpt_epochs=0), experiment, files)) == "config_out_of_bounds"
     assert refused(lambda: train_work("gpt", form(gpt_epochs=1.5), experiment, files)) == "config_wrong_type"
+    assert refused(lambda: train_work("gpt", form(gpt_epochs=None), experiment, files)) == "number_empty"
 
 
 def test_several_gpus_are_started_together(experiment: Experiment, files: Pretrained, tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_a_run_is_read_from_the_head_of_its_checkpoint(experiment: Experiment) -
         ("begin", {}, "run_exists"),
         ("resume", {}, ""),
         ("resume", {"data": "other"}, "resume_data_differs"),
-        ("resume", {"rate": 1e-3}, "resume_config_differs"),
+        ("resume", {"rate": 1e-3}, "resume_knob_differs"),
         ("resume", {"epoch": 19}, "training_is_over"),
         ("resume", {"seconds": 420.0}, "training_is_over"),
         ("data_added", {"data": "other"}, ""),
@@ -194,7 +196,7 @@ def test_a_wrong_beginning_is_told_before_the_job(
 
 def test_training_everything_is_a_chain_of_four(experiment: Experiment, files: Pretrained, tmp_path: Path) -> None:
     values = form(extract_source=str(dataset(experiment.folder, 2)))
-    works = whole_works(values, experiment, files)
+    works = whole_works(values, experiment, files).works
     assert [work.step for work in works] == [EXTRACT, VITS2, GPT, PICK]
     jobs = jobs_in(tmp_path)
     chains = Chains(tmp_path / "chains", jobs)
@@ -202,10 +204,45 @@ def test_training_everything_is_a_chain_of_four(experiment: Experiment, files: P
     assert refused(lambda: chains.start(works)) == "job_twice"
     assert refused(lambda: Chains(tmp_path / "chains", jobs_in(tmp_path / "2")).start(works[1:])) == "chain_twice"
     features(experiment)
-    assert [work.step for work in whole_works(form(), experiment, files)] == [VITS2, GPT, PICK]
+    assert [work.step for work in whole_works(form(), experiment, files).works] == [VITS2, GPT, PICK]
     run(experiment, "gpt")
     assert refused(lambda: whole_works(values, experiment, files)) == "run_exists"
     assert argument_in(pick_work(experiment, files).arguments, "preset") == "nano"
+
+
+def test_what_is_over_is_left_out_while_its_data_are_the_same(experiment: Experiment, files: Pretrained) -> None:
+    data = features(experiment)
+    run(experiment, "vits2", epoch=19, data=data)
+    values = form(vits2_beginning="resume", gpt_beginning="begin")
+    whole = whole_works(values, experiment, files)
+    assert ([work.step for work in whole.works], whole.over) == ([GPT, PICK], ("vits2",))
+    listed = dataset(experiment.folder, 2)
+    os.utime(listed, (1e9, 1e9))
+    whole = whole_works(values | {"extract_source": str(listed)}, experiment, files)
+    assert ([work.step for work in whole.works], whole.over) == ([EXTRACT, GPT, PICK], ("vits2",))
+    os.utime(listed, (4e9, 4e9))
+    changed = values | {"extract_source": str(listed)}
+    assert refused(lambda: whole_works(changed, experiment, files)) == "training_is_over", "lines may be new"
+    run(experiment, "gpt", epoch=25, data=data)
+    values["gpt_beginning"] = "resume"
+    assert refused(lambda: whole_works(values, experiment, files)) == "training_is_over", "nothing is left"
+
+
+def test_a_chain_that_formats_tells_trainings_that_lines_may_be_new(experiment: Experiment, files: Pretrained) -> None:
+    values = form(extract_source=str(dataset(experiment.folder, 2)), vits2_beginning="resume", gpt_beginning="resume")
+    run(experiment, "vits2", data=features(experiment))
+    _, vits2, gpt, _ = whole_works(values, experiment, files).works
+    assert "--data-added" in vits2.arguments and "--resume" not in vits2.arguments
+    assert "--resume" in gpt.arguments, "there is nothing to go on from"
+    del values["extract_source"]
+    assert "--resume" in whole_works(values, experiment, files).works[0].arguments
+
+
+def test_everything_is_formatted_while_nothing_can_be_trained_on(experiment: Experiment, files: Pretrained) -> None:
+    experiment.features.mkdir(parents=True)
+    assert refused(lambda: whole_works(form(), experiment, files)) == "path_empty", "no list is named"
+    features(experiment, clips=2, held_out=2)
+    assert refused(lambda: whole_works(form(), experiment, files)) == "path_empty"
 
 
 def test_a_shown_command_is_the_one_that_is_started(experiment: Experiment, files: Pretrained, tmp_path: Path) -> None:
@@ -227,8 +264,6 @@ def test_features_are_counted_and_recognised(experiment: Experiment) -> None:
 
 
 def test_the_newest_finished_list_is_found(tmp_path: Path) -> None:
-    import os
-
     assert newest_list(tmp_path) is None
     ages = {"a/manifest.jsonl": 50, "a/a.list": 49, "b/b.list": 30, "jobs/x.list": 1, "b/clips.jsonl": 1}
     for name, age in ages.items():

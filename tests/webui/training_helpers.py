@@ -36,14 +36,24 @@ def features(experiment: Experiment, clips: int = 10, held_out: int = 2, seconds
 
 
 def run(
-    experiment: Experiment, stage: str, *, epoch: int = 3, seconds: float = 60.0, data: str = "", rate: float = 4e-4
+    experiment: Experiment,
+    stage: str,
+    *,
+    epoch: int = 3,
+    seconds: float = 60.0,
+    data: str = "",
+    rate: float | None = None,
+    rank: int = 32,
 ) -> None:
     """A run folder whose checkpoint tells this."""
+    rate = rate or {"vits2": 4e-4, "gpt": 2e-4}[stage]
+    trained: dict = {"learning_rate": rate}
+    trained |= {"text_rate": 1.0, "mel_weight": 1.0} if stage == "vits2" else {"lora_rank": rank}
     state = {
         "step": 16 * epoch,
         "seconds": seconds,
         "data": data,
-        "run_config": {"train": {"learning_rate": rate, "mel_weight": 1.0}} if stage == "vits2" else {"model": {}},
+        "run_config": {"train": trained, **({"model": {}} if stage == "gpt" else {})},
         "loader": {"epoch": epoch, "position": 0, "seed": 0},
         "rng": {"python": list(range(600))},
         "modules": {"vits2": {"weight": torch.zeros(3)}},

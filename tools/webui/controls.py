@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from modules.config import plain_number
 from tools.webui.form import Form
 
 _MOST_STEPS = 300
@@ -95,7 +96,7 @@ def _hint(control: Control, hint: str, i18n: gr.I18n) -> Any:
     """The help, with the bounds of a number box; those of a slider can be seen."""
     words = i18n(hint) if hint else None
     if control.is_number and not control.is_slider and None not in (control.low, control.high):
-        bounds = f"{control.low:g} – {control.high:g}"
+        bounds = f"{plain_number(control.low)} – {plain_number(control.high)}"
         return f"{words} ({bounds})" if words is not None else bounds
     return words
 
@@ -115,5 +116,6 @@ def _component(
         return gr.Textbox(default, min_width=180, **texts)
     if control.is_slider:
         return gr.Slider(control.low, control.high, default, step=control.step, min_width=200, **texts)
-    # Its own bounds would be told in English only; they are checked, and told in the reader's language, at the start.
-    return gr.Number(default, precision=0 if isinstance(default, int) else None, min_width=160, **texts)
+    # Its own bounds would be told in English only, and its precision would round in silence; both are checked, and told
+    # in the reader's language, at the start.
+    return gr.Number(default, min_width=160, **texts)

@@ -3,6 +3,7 @@
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ def jobs_view(jobs: JobStore, chains: Chains, chosen: str, say: Translator) -> J
         current = next((job for job in shown if states[job.id] == "running"), shown[0] if shown else None)
     stuck = {chain.newest_job: chain for chain in chains.all() if chain.reason}
     cards = "".join(card(job, states[job.id], stuck.get(job.id), say) for job in shown)
-    overview = cards or f"<p>{_safe(say('jobs.none'))}</p>"
-    choices = tuple((f"{title(job, say)} · {_clock(job)}", job.id) for job in shown)
+    overview = cards or f"<p>{safe(say('jobs.none'))}</p>"
+    choices = tuple((f"{title(job, say)} · {_begun(job)}", job.id) for job in shown)
     active = tuple(id for id, state in states.items() if state in ("waiting", "running"))
     if current is None:
         return JobsView(active, overview, choices, "", "", (), False, False)
@@ -130,15 +131,18 @@ def name_job(error: UserError, jobs: JobStore, say: Translator) -> UserError:
     return retold(error.code, str(error), {**error.fields, "name": title(job, say)})
 
 
-def failure_words(job: Job, say: Translator) -> str:
-    """Why a job failed and what to do, in the reader's language; empty unless it failed."""
+def failure_words(job: Job, say: Translator, called: str = "") -> str:
+    """Why a job failed and what to do, in the reader's language; empty unless it failed.
+
+    `called` stands for the job where its title can be read already.
+    """
     failure = job.failure()
     if failure is None:
         return ""
     named = retold(
         failure.code,
         str(failure),
-        {**failure.fields, **({"name": title(job, say)} if "name" in failure.fields else {})},
+        {**failure.fields, **({"name": called or title(job, say)} if "name" in failure.fields else {})},
     )
     return say.error(retell_error(named, say))
 
@@ -164,14 +168,14 @@ def details(job: Job, chains: Chains, say: Translator) -> str:
         rows.append((say("jobs.chain"), f"{words}. {chain_words(chain, say)}" if chain.reason else words))
     if before := job.waits_for():
         rows.append((say("jobs.waits_for"), ", ".join(title(other, say) for other in before)))
-    rows += [(say("jobs.progress"), _progress_words(progress, state, say)), (say("jobs.time"), _span(job.seconds()))]
+    rows += [(say("jobs.progress"), _progress_words(progress, state, say)), (say("jobs.time"), span(job.seconds()))]
     rows += _usage(job, say)
     rows += _result(job.result() or {}, say)
     rows.append((say("jobs.folder"), str(job.folder)))
-    made = "".join(f"<li><code>{_safe(file)}</code></li>" for file in progress.files[-_SHOWN_FILES:])
+    made = "".join(f"<li><code>{safe(file)}</code></li>" for file in progress.files[-_SHOWN_FILES:])
     parts = [facts(rows)]
     if made:
-        parts.append(f"<p>{_safe(say('jobs.files', count=progress.file_count))}</p><ul>{made}</ul>")
+        parts.append(f"<p>{safe(say('jobs.files', count=progress.file_count))}</p><ul>{made}</ul>")
     return "".join([*parts, rejected_table(progress.rejected, progress.rejected_count, say)])
 
 
@@ -180,12 +184,12 @@ def rejected_table(rejected: Sequence[tuple[str, str]], count: int, say: Transla
     if not count:
         return ""
     rows = [(Path(file).name, retell(reason, say)) for file, reason in rejected[-_SHOWN_REJECTED:]]
-    return f'<p class="rejected">{_safe(say("jobs.rejected", count=count))}</p>{facts(rows)}'
+    return f'<p class="rejected">{safe(say("jobs.rejected", count=count))}</p>{facts(rows)}'
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:
     """Pairs as a table."""
-    cells = (f"<tr><th>{_safe(name)}</th><td>{_safe(value)}</td></tr>" for name, value in rows if value)
+    cells = (f"<tr><th>{safe(name)}</th><td>{safe(value)}</td></tr>" for name, value in rows if value)
     return f'<table class="facts">{"".join(cells)}</table>'
 
 
@@ -202,14 +206,14 @@ def card(job: Job, state: str, stuck: Chain | None, say: Translator) -> str:
     words = say(STATES[state])
     if state in ("running", "waiting"):
         words = f"{words} {_progress_words(progress, state, say)}".strip()
-    elif cause := failure_words(job, say):
+    elif cause := failure_words(job, say, say("jobs.this_job")):
         words = f"{words}: {cause}"
     if stuck is not None:
         words = f"{words}. {chain_words(stuck, say)}"
     percent = progress.percent if state != "done" else 100.0
     bar = f'<div class="bar"><div style="width:{percent or 0:.0f}%"></div></div>' if state == "running" else ""
-    name = f"{title(job, say)} · {_clock(job)}"
-    return f'<div class="job {state}" data-job="{_safe(job.id)}"><b>{_safe(name)}</b><br>{_safe(words)}{bar}</div>'
+    name = f"{title(job, say)} · {_begun(job)}"
+    return f'<div class="job {state}" data-job="{safe(job.id)}"><b>{safe(name)}</b><br>{safe(words)}{bar}</div>'
 
 
 def _progress_words(progress: Progress, state: str, say: Translator) -> str:
@@ -219,7 +223,7 @@ def _progress_words(progress: Progress, state: str, say: Translator) -> str:
     if progress.total:
         words.append(f"{progress.done}/{progress.total}")
     if state == "running" and progress.eta_seconds is not None:
-        words.append(say("jobs.eta", time=_span(progress.eta_seconds)))
+        words.append(say("jobs.eta", time=span(progress.eta_seconds)))
     if state == "running" and progress.message:
         words.append(retell(progress.message, say))
     return ", ".join(words)
@@ -243,16 +247,23 @@ def _result(result: dict[str, Any], say: Translator) -> list[tuple[str, str]]:
     return list(rows.items())
 
 
-def _clock(job: Job) -> str:
-    from datetime import datetime
-
+def _begun(job: Job) -> str:
     try:
-        return f"{datetime.fromtimestamp(job.config().created):%m-%d %H:%M:%S}"
-    except (UserError, OSError, ValueError):
+        return clock(job.config().created, "%m-%d %H:%M:%S")
+    except UserError:
         return "-"
 
 
-def _span(seconds: float) -> str:
+def clock(seconds: float, form: str = "%H:%M:%S") -> str:
+    """A Unix time as a clock shows it here."""
+    try:
+        return datetime.fromtimestamp(seconds).strftime(form)
+    except (OSError, ValueError, OverflowError):
+        return "-"
+
+
+def span(seconds: float) -> str:
+    """A time such as "1:02:03"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -262,5 +273,6 @@ def _bytes(count: int) -> str:
     return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count / (1 << 20):.0f} MiB"
 
 
-def _safe(text: object) -> str:
+def safe(text: object) -> str:
+    """Text for HTML, also inside attributes."""
     return html.escape(str(text), quote=True)

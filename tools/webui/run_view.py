@@ -1,9 +1,7 @@
 """A training in words and drawings: how far it is, its curves, and what it saved. Knows no components."""
 
-import html
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from modules.errors import UserError
@@ -11,12 +9,13 @@ from modules.experiment import Experiment
 from modules.training.curves import Curve
 from modules.training.history import RunHistory, Sample, SavedSamples
 from tools.jobs import Job, JobStore
-from tools.webui.jobs_view import STATES, facts, failure_words
+from tools.webui.jobs_view import STATES, clock, facts, failure_words, safe, span
 from tools.webui.messages import Translator
 from tools.webui.retelling import retell
 from tools.webui.run_drawings import PlotWords, key_svg, plot_svg, short_number, smoothed, thinned
 
 STAGES = {"vits2": "run.stage_vits2", "gpt": "run.stage_gpt"}
+MODULES = {"vits2": "tools.train_vits2", "gpt": "tools.train_gpt", "pick": "tools.pick"}
 LOSSES = {
     "mel": "run.loss_mel",
     "kl": "run.loss_kl",
@@ -62,20 +61,20 @@ CSS = """
 
 
 def jobs_of(jobs: JobStore, experiment: str) -> dict[str, Job]:
-    """The newest training job of each stage of an experiment, of those stages that have one."""
+    """The newest training job of each stage of an experiment, and as "pick" that of its scoring, of those there are."""
     found: dict[str, Job] = {}
     for job in jobs.jobs():
         try:
             argv = job.config().argv
         except UserError:
             continue  # it was removed while we looked
-        for stage in STAGES:
-            if stage not in found and f"tools.train_{stage}" in argv and _trains(argv, experiment):
-                found[stage] = job
+        for step, module in MODULES.items():
+            if step not in found and module in argv and _is_of(argv, experiment):
+                found[step] = job
     return found
 
 
-def _trains(argv: Sequence[str], experiment: str) -> bool:
+def _is_of(argv: Sequence[str], experiment: str) -> bool:
     if f"--experiment={experiment}" in argv:
         return True
     return any(flag == "--experiment" and value == experiment for flag, value in zip(argv, argv[1:]))
@@ -84,12 +83,12 @@ def _trains(argv: Sequence[str], experiment: str) -> bool:
 def status_html(stage: str, history: RunHistory, job: Job | None, state: str, say: Translator) -> str:
     """How far a training is, and what it told; `state` is that of its job."""
     if not history.revision and job is None:
-        return _hint(say("run.nothing"))
+        return hint(say("run.nothing"))
     progress = history.progress
     share = min(progress.step / progress.total, 1.0) if progress.total else None
     words = state_words(history, state, say)
     rows = [(say("run.training"), say(STAGES[stage])), (say("jobs.state"), words)]
-    cause = failure_words(job, say) if job is not None and state == "failed" else ""
+    cause = failure_words(job, say, say("jobs.this_job")) if job is not None and state == "failed" else ""
     if state not in ("waiting", "running", "done"):
         cause = cause or retell(history.error, say)
     rows.append((say("jobs.cause"), cause))
@@ -98,7 +97,7 @@ def status_html(stage: str, history: RunHistory, job: Job | None, state: str, sa
         rows.append((say("jobs.time"), _times(history, state, say)))
     if progress.skipped:
         rows.append((say("run.skipped"), say("run.skipped_line", count=progress.skipped)))
-    rows += [(_clock(note.time), retell(note.message or note.code, say)) for note in history.notes[-_MOST_NOTES:]]
+    rows += [(clock(note.time), retell(note.message or note.code, say)) for note in history.notes[-_MOST_NOTES:]]
     finished = [name for path in history.weights if _FINISHED.search(name := Path(path).name)]
     if finished:
         rows.append((say("run.weights"), say("run.weights_line", name=finished[0], count=len(finished))))
@@ -141,7 +140,7 @@ def plots_html(history: RunHistory, say: Translator) -> str:
     """A plot for each loss, and one for the learning rate; a hint before the first number."""
     names = plotted(history)
     if not names and not history.learning_rate.steps:
-        return _hint(say("run.no_curves") if history.revision else say("run.nothing_hint"))
+        return hint(say("run.no_curves") if history.revision else say("run.nothing_hint"))
     training = {name.lstrip("_"): curve for name, curve in history.training.items()}
     validation = {name.lstrip("_"): curve for name, curve in history.validation.items()}
     parts = [
@@ -150,8 +149,8 @@ def plots_html(history: RunHistory, say: Translator) -> str:
     ]
     if history.learning_rate.steps:
         parts.append(_figure(say("run.learning_rate"), history.learning_rate, _NOTHING, say, smoothing=False))
-    hint = _hint(say("run.curves_hint" if any(name in validation for name in names) else "run.curves_hint_alone"))
-    return f'{hint}{_legend(history, say)}<div class="run-plots">{"".join(parts)}</div>'
+    about = hint(say("run.curves_hint" if any(name in validation for name in names) else "run.curves_hint_alone"))
+    return f'{about}{_legend(history, say)}<div class="run-plots">{"".join(parts)}</div>'
 
 
 def plotted(history: RunHistory) -> list[str]:
@@ -176,10 +175,12 @@ def _figure(title: str, training: Curve, validation: Curve, say: Translator, smo
     newest = (smoothed(thinned(training)) if smoothing else training).values[-1:]
     figures = [short_number(value, 3) for value in newest]
     figures += [f"● {short_number(value, 3)}" for value in validation.values[-1:]]
-    words = PlotWords(f"{title}: {', '.join(figures)}", say("run.point"), say("run.point_held_out"))
+    drawn = ""
+    if max(len(training.steps), len(validation.steps)) > 1:  # a single point makes no curve
+        words = PlotWords(f"{title}: {', '.join(figures)}", say("run.point"), say("run.point_held_out"))
+        drawn = plot_svg(training, validation, words, smoothing)
     return (
-        f"<figure><figcaption><b>{_safe(title)}</b><span>{_safe('  '.join(figures))}</span></figcaption>"
-        f"{plot_svg(training, validation, words, smoothing)}</figure>"
+        f"<figure><figcaption><b>{safe(title)}</b><span>{safe('  '.join(figures))}</span></figcaption>{drawn}</figure>"
     )
 
 
@@ -187,7 +188,7 @@ def _legend(history: RunHistory, say: Translator) -> str:
     parts = [("smooth", say("run.legend_smooth")), ("raw", say("run.legend_raw"))]
     if history.validation:
         parts.append(("validation", say("run.legend_validation")))
-    entries = (f"<span>{key_svg(kind)} {_safe(words)}</span>" for kind, words in parts)
+    entries = (f"<span>{key_svg(kind)} {safe(words)}</span>" for kind, words in parts)
     return f'<div class="run-legend">{"".join(entries)}</div>'
 
 
@@ -208,13 +209,13 @@ def save_choices(stage: str, history: RunHistory, newest: str, say: Translator) 
 def samples_html(save: SavedSamples | None, shown: int, say: Translator) -> str:
     """What a save's samples are like on average; a hint where there are none."""
     if save is None:
-        return _hint(say("run.no_samples"))
+        return hint(say("run.no_samples"))
     words = measure_words(save.measures, say)
     lines = [say("run.on_average", words=words)] if words else []
     if len(save.items) > shown:
         folder = Path(save.items[0].file).parent
         lines.append(say("run.more_samples", count=len(save.items) - shown, folder=folder))
-    return "".join(_hint(line) for line in lines)
+    return "".join(hint(line) for line in lines)
 
 
 def measure_words(measures: dict[str, float], say: Translator) -> str:
@@ -236,8 +237,8 @@ def sample_html(sample: Sample, say: Translator) -> str:
         words.append(length_words(sample.seconds / sample.true_seconds, say))
     if sample.true_f0_hz and sample.f0_hz is not None:
         words.append(pitch_words(sample.f0_hz / sample.true_f0_hz, say) if sample.f0_hz > 0 else say("run.no_pitch"))
-    told = f'<div class="quiet">{_safe("; ".join(filter(None, words)))}</div>' if words else ""
-    return f"<div>{_safe(sample.text or Path(sample.file).name)}</div>{told}"
+    told = f'<div class="quiet">{safe("; ".join(filter(None, words)))}</div>' if words else ""
+    return f"<div>{safe(sample.text or Path(sample.file).name)}</div>{told}"
 
 
 def length_words(ratio: float | None, say: Translator) -> str:
@@ -294,23 +295,6 @@ def saved_weights(experiment: Experiment) -> dict[str, list[str]]:
     }
 
 
-def span(seconds: float) -> str:
-    """A time such as "1:02:03"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _clock(seconds: float) -> str:
-    try:
-        return f"{datetime.fromtimestamp(seconds):%H:%M:%S}"
-    except (OSError, ValueError, OverflowError):
-        return "-"
-
-
-def _hint(words: str) -> str:
-    return f'<p class="run-hint">{_safe(words)}</p>'
-
-
-def _safe(text: object) -> str:
-    return html.escape(str(text), quote=True)
+def hint(words: str) -> str:
+    """A paragraph that explains."""
+    return f'<p class="run-hint">{safe(words)}</p>'

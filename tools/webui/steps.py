@@ -150,7 +150,7 @@ def step_options(step: Step, values: Mapping[str, Any]) -> Any:
     for spec in fields(cls):
         value = values.get(f"{step.name}_{spec.name}")
         if value is not None:
-            chosen[spec.name] = _typed(hints[spec.name], value)
+            chosen[spec.name] = _typed(hints[spec.name], value, f"{step.labels or step.name}.{spec.name}")
     if chosen.get("model"):
         chosen["model"] = _model(step, chosen["model"])
     options = from_dict(cls, chosen, step.labels or step.name)
@@ -237,8 +237,31 @@ def _model(step: Step, text: str) -> str:
     return str(existing_path(text))
 
 
-def _typed(hint: Any, value: Any) -> Any:
-    """What a control gives as the type of the option: sliders give 5.0 for 5, text boxes spaces around the text."""
-    if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
+def whole_number(value: Any, key: str) -> Any:
+    """A number that must have no fraction, which is never rounded in silence; anything else as it is.
+
+    Args:
+        value: of a control; sliders and number boxes may give 5.0 for 5.
+        key: of the control's label.
+
+    Raises:
+        UserError: config_wrong_type; what was expected is told as the key of its words too.
+    """
+    if not isinstance(value, float):
+        return value
+    if not value.is_integer():
+        raise UserError(
+            "config_wrong_type",
+            "{key} must be {expected}, not {value!r}.",
+            key=key,
+            expected="config.whole_number",
+            value=value,
+        )
+    return int(value)
+
+
+def _typed(hint: Any, value: Any, key: str) -> Any:
+    """What a control gives as the type of the option, without spaces around a text. Raises config_wrong_type."""
+    if hint is int:
+        return whole_number(value, key)
     return value.strip() if isinstance(value, str) else value

@@ -26,7 +26,7 @@ CSS = """
 .status p { font-size: var(--text-md); margin: 0.2rem 0; }
 #slice-preview { min-height: 4rem; }
 .drawing-box { overflow-x: auto; }
-.drawing { display: block; width: 100%; min-width: 34rem; height: auto; }
+.drawing { display: block; width: 100%; min-width: 54rem; height: auto; }
 .job { border: 1px solid var(--border-color-primary); border-radius: var(--radius-md); padding: 0.4rem 0.7rem;
        margin: 0.3rem 0; }
 .job .bar { height: 6px; border-radius: 3px; background: var(--border-color-primary); overflow: hidden; }
@@ -42,6 +42,7 @@ CSS = """
 #edit-bar { background: var(--body-background-fill); gap: 0.4rem; padding: 0.3rem 0; }
 @media (min-width: 900px) { #edit-bar { position: sticky; top: 0; z-index: 100; } }
 .clip-row { border-bottom: 1px solid var(--border-color-primary); padding: 0.2rem 0; }
+.dark audio { color-scheme: dark; }
 .clip-row .quiet { overflow-wrap: anywhere; }
 @media (max-width: 640px) { .gradio-container { padding: 0.4rem !important; } }
 """

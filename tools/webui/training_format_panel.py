@@ -6,20 +6,24 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import UserError
-from tools.webui.messages import inform
+from modules.experiment import Experiment
+from tools.jobs import Job
+from tools.webui.messages import Translator, inform
+from tools.webui.services import Services
 from tools.webui.step_panel import TOLD, Desk
 from tools.webui.training_steps import (
     EXTRACT,
     PRETRAINED_BOXES,
-    STAGES,
     experiment_of,
     extract_work,
     pretrained,
 )
-from tools.webui.training_view import newest_job, work_key
+from tools.webui.training_view import newest_job, work_keys
 
 NAMES = ("training_experiment", "training_preset", *PRETRAINED_BOXES, "extract_source", "extract_audio_folder")
 """Controls that formatting depends on."""
+QUICK_SECONDS = 2.0
+"""Between two looks at the disk while something goes on."""
 
 
 def build_format_panel(desk: Desk) -> gr.HTML:
@@ -50,9 +54,9 @@ def build_format_panel(desk: Desk) -> gr.HTML:
         form.add("extract_audio_folder", folder)
     with gr.Row():
         buttons = {
-            "text": gr.Button(i18n("training.format_text"), min_width=90, elem_id="extract-text"),
-            "audio": gr.Button(i18n("training.format_audio"), min_width=90, elem_id="extract-audio"),
-            "speech": gr.Button(i18n("training.format_speech"), min_width=90, elem_id="extract-speech"),
+            "text": gr.Button(i18n("training.format_text"), min_width=150, elem_id="extract-text"),
+            "audio": gr.Button(i18n("training.format_audio"), min_width=150, elem_id="extract-audio"),
+            "speech": gr.Button(i18n("training.format_speech"), min_width=150, elem_id="extract-speech"),
         }
     with gr.Row():
         buttons[""] = gr.Button(
@@ -60,48 +64,73 @@ def build_format_panel(desk: Desk) -> gr.HTML:
         )
         stop = gr.Button(i18n("training.stop"), variant="stop", min_width=110, scale=1, elem_id="extract-stop")
     state = gr.HTML("", elem_id="extract-state")
-    inputs = {**form.only(NAMES), "watched": desk.watched}
     for part, button in buttons.items():
-        button.click(format_starter(desk, part), inputs_kwargs=inputs, outputs=desk.watched, **TOLD)
+        button.click(format_starter(desk, part), inputs_kwargs=form.only(NAMES), outputs=desk.timer, **TOLD)
     stop.click(stopper(desk, EXTRACT.name), form["training_experiment"], None, **TOLD)
     return state
 
 
-def format_starter(desk: Desk, part: str = "") -> Callable[..., list[str]]:
-    """A callback that puts the formatting, or one part of it, into the queue."""
+def format_starter(desk: Desk, part: str = "") -> Callable[..., dict]:
+    """A callback that puts the formatting, or one part of it, into the queue, and lets the timer tick quickly."""
 
     @desk.guard
-    def start(request: gr.Request, watched: list[str], **values: Any) -> list[str]:
+    def start(request: gr.Request, **values: Any) -> dict:
         services, say = desk.services, desk.say(request)
         experiment = experiment_of(values, services.logs, services.weights)
         work = extract_work(values, experiment, pretrained(values, services.weights), part)
         with desk.naming(say):
-            job = work.start(services.jobs)
+            work.start(services.jobs)
         inform(say, "dataset.started", output=work.output)
-        return [*watched, job.id]
+        return gr.update(value=QUICK_SECONDS)
 
     return start
 
 
-def stopper(desk: Desk, step: str) -> Callable[..., None]:
-    """A callback that ends what runs or waits of a step of the experiment, and the chain that it belongs to."""
+def stopper(desk: Desk, step: str = "") -> Callable[..., None]:
+    """A callback that ends what runs or waits of a step of the experiment, or the chain that has such a step.
+
+    Without a step it ends the chain, or else all that runs or waits of the experiment.
+    """
 
     @desk.guard
     def stop(name: str, request: gr.Request) -> None:
         services, say = desk.services, desk.say(request)
         experiment = experiment_of({"training_experiment": name}, services.logs, services.weights)
-        output = experiment.run(step) if step in STAGES else experiment.features
-        job = newest_job(services.jobs, work_key(step, output))
-        if job is None or job.state() not in ("running", "waiting"):
-            inform(say, "message.nothing_to_stop")
-        elif services.chains.stop(job.id):
-            inform(say, "jobs.chain_stopped")
-        else:
-            try:
-                job.stop()
-            except UserError as error:
-                if error.code != "job_missing":
-                    raise
-            inform(say, "jobs.stopped")
+        keys = work_keys(experiment)
+        found = [newest_job(services.jobs, keys[one]) for one in ((step,) if step else keys)]
+        jobs = [job for job in found if job is not None and job.state() in ("running", "waiting")]
+        if chained := [job for job in jobs if services.chains.running(job.id)]:
+            stopped = _stop_chain(services, chained[0].id, say)
+        elif jobs and step:
+            stopped = _stop_jobs(jobs, say)
+        else:  # the chain may be at a step of the experiment that is not this one
+            stopped = _stop_chain(services, _chain_of(services, experiment), say) or _stop_jobs(jobs, say)
+        if not stopped:
+            inform(say, "training.nothing_to_stop")
 
     return stop
+
+
+def _chain_of(services: Services, experiment: Experiment) -> str:
+    """The newest job of the chain that goes on and will write to the experiment; empty if there is none."""
+    keys = set(work_keys(experiment).values())
+    chains = (chain for chain in services.chains.all() if not chain.ended)
+    return next((chain.newest_job for chain in chains if any(link.work_key in keys for link in chain.links)), "")
+
+
+def _stop_chain(services: Services, job: str, say: Translator) -> bool:
+    if not job or services.chains.running(job) is None:
+        return False
+    inform(say, "training.chain_stopping")  # at once: a training takes its time to save
+    return services.chains.stop(job)
+
+
+def _stop_jobs(jobs: list[Job], say: Translator) -> bool:
+    for job in jobs:
+        inform(say, "training.stopping" if job.state() == "running" else "jobs.stopped")
+        try:
+            job.stop()
+        except UserError as error:
+            if error.code != "job_missing":
+                raise
+    return bool(jobs)

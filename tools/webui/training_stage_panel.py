@@ -5,12 +5,13 @@ from typing import Any
 
 import gradio as gr
 
+from modules.errors import UserError
 from modules.training.suggestions import GPTOptions, VITS2Options
 from tools.webui.controls import build_controls, controls_of
 from tools.webui.messages import inform
 from tools.webui.step_panel import TOLD, Desk
 from tools.webui.steps import Work
-from tools.webui.training_format_panel import NAMES, stopper
+from tools.webui.training_format_panel import NAMES, QUICK_SECONDS, stopper
 from tools.webui.training_state import read_features
 from tools.webui.training_steps import (
     BEGINNINGS,
@@ -18,8 +19,8 @@ from tools.webui.training_steps import (
     experiment_of,
     pretrained,
     train_work,
-    whole_works,
 )
+from tools.webui.training_whole import whole_works
 
 FIRST = {
     "vits2": {
@@ -48,6 +49,7 @@ FURTHER = {
     "tensorboard": ("training.tensorboard", "training.tensorboard_hint"),
 }
 CHOICES = {"precision": {"auto": "training.precision_auto"}}
+STAGE_NAMES = {"vits2": "training.vits2_file", "gpt": "training.gpt_file"}
 OPTIONS = {"vits2": VITS2Options, "gpt": GPTOptions}
 HEADINGS = {
     "vits2": ("training.vits2_heading", "training.vits2_about", "training.vits2_start"),
@@ -61,9 +63,10 @@ class StagePanel:
     Args:
         desk: of the tab; its form gets `{stage}_{option}`, `{stage}_gpus` and `{stage}_beginning`.
         stage: "vits2" or "gpt".
+        devices: tells how many GPUs there are.
     """
 
-    def __init__(self, desk: Desk, stage: str):
+    def __init__(self, desk: Desk, stage: str, devices: Callable[[], int]):
         form, i18n = desk.form, desk.i18n
         heading, about, start_key = HEADINGS[stage]
         gr.Markdown(i18n(heading))
@@ -73,9 +76,7 @@ class StagePanel:
             self.options = build_controls(form, stage, controls, FIRST[stage], i18n)
             if stage == "gpt":
                 self.options.append(_build_rank(desk))
-            gpus = gr.Number(
-                1, label=i18n("training.gpus"), precision=0, minimum=1, visible=False, elem_id=f"{stage}-gpus"
-            )
+            gpus = gr.Number(1, label=i18n("training.gpus"), minimum=1, visible=False, elem_id=f"{stage}-gpus")
             form.add(f"{stage}_gpus", gpus)
         known = {control.name for control in controls}
         further = {name: texts for name, texts in FURTHER.items() if name in known}
@@ -96,69 +97,90 @@ class StagePanel:
             lines=3, max_lines=12, show_line_numbers=False, elem_id=f"{stage}-command",
         )  # fmt: skip
         self.names = [*self.options, f"{stage}_gpus", f"{stage}_beginning"]
-        inputs = {**form.only((*NAMES, *self.names)), "watched": desk.watched}
-        start.click(training_starter(desk, stage), inputs_kwargs=inputs, outputs=desk.watched, **TOLD)
+        inputs = form.only((*NAMES, *self.names))
+        start.click(training_starter(desk, stage, devices), inputs_kwargs=inputs, outputs=desk.timer, **TOLD)
         stop.click(stopper(desk, stage), form["training_experiment"], None, **TOLD)
 
 
-def build_whole(desk: Desk, names: list[str]) -> None:
-    """The button that formats, trains both parts and compares what came out.
+def build_whole(desk: Desk, names: list[str], devices: Callable[[], int]) -> None:
+    """The button that formats, trains both parts and compares what came out, and the one that ends that.
 
     Args:
         desk: of the tab.
         names: all controls of the trainings.
+        devices: tells how many GPUs there are.
     """
     gr.Markdown(desk.i18n("training.whole_about"), elem_classes="quiet")
-    button = gr.Button(desk.i18n("training.whole_start"), variant="primary", elem_id="training-whole")
-    inputs = {**desk.form.only((*NAMES, *names)), "watched": desk.watched}
-    button.click(whole_starter(desk), inputs_kwargs=inputs, outputs=desk.watched, **TOLD)
+    with gr.Row():
+        button = gr.Button(
+            desk.i18n("training.whole_start"), variant="primary", min_width=150, scale=3, elem_id="training-whole"
+        )
+        stop = gr.Button(
+            desk.i18n("training.stop"), variant="stop", min_width=110, scale=1, elem_id="training-whole-stop"
+        )
+    inputs = desk.form.only((*NAMES, *names))
+    button.click(whole_starter(desk, devices), inputs_kwargs=inputs, outputs=desk.timer, **TOLD)
+    stop.click(stopper(desk), desk.form["training_experiment"], None, **TOLD)
 
 
-def whole_starter(desk: Desk) -> Callable[..., list[str]]:
+def whole_starter(desk: Desk, devices: Callable[[], int] = lambda: 1) -> Callable[..., dict]:
     """A callback that starts the chain of all steps, once everything of every step is found right."""
 
     @desk.guard
-    def start(request: gr.Request, watched: list[str], **values: Any) -> list[str]:
+    def start(request: gr.Request, **values: Any) -> dict:
         services, say = desk.services, desk.say(request)
         experiment = experiment_of(values, services.logs, services.weights)
-        works = whole_works(values, experiment, pretrained(values, services.weights), services.engine.device)
+        values = within_devices(values, devices())
+        whole = whole_works(values, experiment, pretrained(values, services.weights), services.engine.device)
         with desk.naming(say):
-            chain = services.chains.start(works)
-        inform(say, "training.whole_started", count=len(works), folder=experiment.folder)
-        return [*watched, chain.id]
+            services.chains.start(whole.works)
+        for stage in whole.over:
+            inform(say, "training.left_out", stage=say(STAGE_NAMES[stage]))
+        inform(say, "training.whole_started", count=len(whole.works), folder=experiment.folder)
+        return gr.update(value=QUICK_SECONDS)
 
     return start
 
 
-def prepare_training(desk: Desk, stage: str, values: Mapping[str, Any]) -> Work:
-    """The training that the controls describe.
+def within_devices(values: Mapping[str, Any], devices: int) -> dict[str, Any]:
+    """The values with no more GPUs than there are: the browser may remember another machine's, in a box not shown."""
+    gpus = {name: values.get(name) for name in (f"{stage}_gpus" for stage in STAGE_NAMES)}
+    return {**values, **{name: min(number, devices) for name, number in gpus.items() if number}}
+
+
+def prepare_training(desk: Desk, stage: str, values: Mapping[str, Any], devices: int = 1) -> Work:
+    """The training that the controls describe, on at most so many GPUs.
 
     Raises:
         UserError: experiment_name, preset_unknown, and as `train_work` does.
     """
     services = desk.services
     experiment = experiment_of(values, services.logs, services.weights)
-    return train_work(stage, values, experiment, pretrained(values, services.weights), services.engine.device)
+    files, values = pretrained(values, services.weights), within_devices(values, devices)
+    return train_work(stage, values, experiment, files, services.engine.device)
 
 
-def training_starter(desk: Desk, stage: str) -> Callable[..., list[str]]:
+def training_starter(desk: Desk, stage: str, devices: Callable[[], int] = lambda: 1) -> Callable[..., dict]:
     """A callback that puts a training into the queue, once all that can be told without computing is found right."""
 
     @desk.guard
-    def start(request: gr.Request, watched: list[str], **values: Any) -> list[str]:
-        from modules.data.features import open_store
-
+    def start(request: gr.Request, **values: Any) -> dict:
         services, say = desk.services, desk.say(request)
-        work = prepare_training(desk, stage, values)
+        work = prepare_training(desk, stage, values, devices())
         experiment = experiment_of(values, services.logs, services.weights)
         with desk.naming(say):
             services.jobs.refuse_twice(work.work_key)
-            open_store(experiment.features)
             features = read_features(experiment.features)
-            check_beginning(stage, values, experiment, features.fingerprint if features is not None else "")
-            job = work.start(services.jobs)
+            if features is None or not features.heard.clips:
+                raise UserError(
+                    "training_not_formatted",
+                    "There is nothing to train on in {folder} yet; format the dataset first (1A).",
+                    folder=experiment.features,
+                )
+            check_beginning(stage, values, experiment, features.fingerprint)
+            work.start(services.jobs)
         inform(say, "training.started", folder=work.output)
-        return [*watched, job.id]
+        return gr.update(value=QUICK_SECONDS)
 
     return start
 

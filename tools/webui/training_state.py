@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules.errors import UserError
 from modules.training.suggestions import Machine, Speech
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -47,29 +46,36 @@ class Run:
     data: str
     config: dict[str, Any]
 
+    @property
+    def trained(self) -> dict[str, Any]:
+        """What it was set to and cannot change on its way, as far as its checkpoint tells."""
+        found = self.config.get("train")
+        return found if isinstance(found, dict) else {}
+
 
 def read_features(folder: Path) -> Features | None:
-    """What a folder of features holds; None where there are none that can be read."""
+    """What a folder of features holds; None where there are none yet.
+
+    Raises:
+        UserError: store_unreadable.
+    """
     from modules.data.features import LineStore
     from modules.data.store import FeatureStore, entry_key
 
-    try:
-        store: LineStore | FeatureStore = (
-            LineStore(folder) if any(folder.glob("lines-*.arrow")) else FeatureStore(folder)
-        )
-        lines = store.lines if isinstance(store, LineStore) else len(store)
-        missing = store.missing if isinstance(store, LineStore) else {}
-        if not lines:
-            return None
-        heard, held_out = Speech(0, 0.0), 0
-        if len(store):
-            splits = store.column("split")
-            seconds = [length for split, length in zip(splits, store.column("seconds")) if split == "train"]
-            heard, held_out = Speech(len(seconds), float(sum(seconds))), sum(split != "train" for split in splits)
-        counts = [lines - missing.get(step, 0) for step in ("text", "audio", "speech")]
-        return Features(lines, *counts, held_out, heard, entry_key(store.fingerprint()) if len(store) else "")
-    except UserError:
+    if not folder.is_dir():
         return None
+    store: LineStore | FeatureStore = LineStore(folder) if any(folder.glob("lines-*.arrow")) else FeatureStore(folder)
+    lines = store.lines if isinstance(store, LineStore) else len(store)
+    missing = store.missing if isinstance(store, LineStore) else {}
+    if not lines:
+        return None
+    heard, held_out = Speech(0, 0.0), 0
+    if len(store):
+        splits = store.column("split")
+        seconds = [length for split, length in zip(splits, store.column("seconds")) if split == "train"]
+        heard, held_out = Speech(len(seconds), float(sum(seconds))), sum(split != "train" for split in splits)
+    counts = [lines - missing.get(step, 0) for step in ("text", "audio", "speech")]
+    return Features(lines, *counts, held_out, heard, entry_key(store.fingerprint()) if len(store) else "")
 
 
 def features_mark(folder: Path) -> str:

@@ -3,15 +3,16 @@
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from modules.config import plain_number
 from modules.errors import UserError
 from modules.experiment import Experiment, experiment_name
 from modules.paths import PROJECT_ROOT
 from modules.training.suggestions import FINE_TUNING
-from tools.webui.steps import Step, Work, existing_path, option_flags, step_options
+from tools.webui.steps import Step, Work, existing_path, option_flags, step_options, whole_number
 from tools.webui.training_state import Run, read_run
 from tools.webui.weights import WeightFolders
 
@@ -126,13 +127,14 @@ def train_work(
 
     Args:
         stage: "vits2" or "gpt".
-        values: `{stage}_{option}`, `{stage}_beginning` and `{stage}_gpus`; others are ignored.
+        values: `{stage}_{option}`, `{stage}_beginning` and `{stage}_gpus`; others are ignored. An emptied number is
+            refused: nobody could see what would be taken instead.
         experiment: whose features are learned from.
         files: what the training starts from.
         device: as the tools know it.
 
     Raises:
-        UserError: config_out_of_bounds, config_wrong_type, path_missing (a pretrained file).
+        UserError: number_empty, config_out_of_bounds, config_wrong_type, path_missing (a pretrained file).
     """
     step, output = STAGES[stage], experiment.run(stage)
     arguments = [f"--store={experiment.features}", f"--output={output}", f"--experiment={experiment.name}"]
@@ -141,11 +143,11 @@ def train_work(
         arguments += ["--init", str(existing_path(files.vits2)), str(existing_path(files.vits2_training))]
     else:
         arguments += [f"--init={existing_path(files.gpt)}", f"--decoder={existing_path(files.folder)}"]
-    arguments += [*option_flags(step_options(step, values)), *FINE_TUNING[stage], f"--device={device}"]
+    arguments += [*option_flags(_options(stage, values)), *FINE_TUNING[stage], f"--device={device}"]
     beginning = str(values.get(f"{stage}_beginning") or "begin")
     if beginning in BEGINNINGS[1:]:
         arguments.append(f"--{beginning.replace('_', '-')}")
-    gpus = int(values.get(f"{stage}_gpus") or 1)
+    gpus = whole_number(values.get(f"{stage}_gpus") or 1, "training.gpus")
     if gpus > 1:
         arguments = ["--standalone", "--nproc-per-node", str(gpus), "-m", step.module, *arguments]
         step = replace(step, module=DISTRIBUTED)
@@ -160,22 +162,6 @@ def pick_work(experiment: Experiment, files: Pretrained | None = None, device: s
     return Work(PICK, experiment.folder, experiment.folder / "pick", tuple(arguments))
 
 
-def whole_works(
-    values: Mapping[str, Any], experiment: Experiment, files: Pretrained, device: str = "auto"
-) -> list[Work]:
-    """Formatting, both trainings and the scoring; no formatting where no list is named but features are there.
-
-    Raises:
-        UserError: as the single works do, and as `check_beginning` does.
-    """
-    listed = str(values.get("extract_source") or "").strip()
-    works = [extract_work(values, experiment, files)] if listed or not experiment.features.is_dir() else []
-    for stage in STAGES:
-        works.append(train_work(stage, values, experiment, files, device))
-        check_beginning(stage, values, experiment)
-    return [*works, pick_work(experiment, files, device)]
-
-
 def check_beginning(stage: str, values: Mapping[str, Any], experiment: Experiment, fingerprint: str = "") -> None:
     """Refuse what the tool would refuse, or what would end at once, as far as that can be told without computing.
 
@@ -186,8 +172,8 @@ def check_beginning(stage: str, values: Mapping[str, Any], experiment: Experimen
         fingerprint: of the features as they are now; empty when they are about to change.
 
     Raises:
-        UserError: run_exists, resume_data_differs, resume_config_differs, training_is_over, config_out_of_bounds,
-            config_wrong_type.
+        UserError: run_exists, resume_data_differs, resume_knob_differs, training_is_over, and of the knobs as
+            `train_work` does.
     """
     run = read_run(experiment.run(stage))
     beginning = values.get(f"{stage}_beginning") or "begin"
@@ -199,14 +185,14 @@ def check_beginning(stage: str, values: Mapping[str, Any], experiment: Experimen
             "{folder} holds a training already; resume it, start over, or choose another folder.",
             folder=run.folder,
         )
-    options = step_options(STAGES[stage], values)
+    options = _options(stage, values)
     if fingerprint and beginning == "resume" and run.data and run.data != fingerprint:
         raise UserError(
             "resume_data_differs",
             "The data of the training in {folder} have changed; say that data were added, or start over.",
             folder=run.folder,
         )
-    _refuse_other_options(run, options)
+    _refuse_other_knobs(run, stage, options)
     if run.epoch >= options.epochs or 0 < 60 * options.max_minutes <= run.seconds:
         raise UserError(
             "training_is_over",
@@ -218,17 +204,37 @@ def check_beginning(stage: str, values: Mapping[str, Any], experiment: Experimen
         )
 
 
-def _refuse_other_options(run: Run, options: Any) -> None:
-    """Raise resume_config_differs where a knob was turned that a run cannot change on its way."""
-    trained = run.config.get("train")
-    rate = trained.get("learning_rate", options.learning_rate) if isinstance(trained, dict) else options.learning_rate
-    if rate != options.learning_rate:
+def held_knobs(run: Run, stage: str) -> dict[str, Any]:
+    """The knobs that a run cannot change on its way, with the values that it was begun with: option -> value."""
+    return {spec.name: run.trained[spec.name] for spec in fields(STAGES[stage].options()) if spec.name in run.trained}
+
+
+def _refuse_other_knobs(run: Run, stage: str, options: Any) -> None:
+    """Raise resume_knob_differs where a knob was turned that a run cannot change on its way."""
+    for name, before in held_knobs(run, stage).items():
+        if getattr(options, name) == before:
+            continue
+        words = plain_number(before) if isinstance(before, int | float) else str(before)
         raise UserError(
-            "resume_config_differs",
-            "{folder} was trained with other settings: {keys}; give the same ones or choose another folder.",
+            "resume_knob_differs",
+            "{key} was {before} when the training in {folder} began; set it back to go on, or start over.",
+            key=f"training.{name}",
+            before="training.lora_whole" if name == "lora_rank" and not before else words,
             folder=run.folder,
-            keys="train.learning_rate",
         )
+
+
+def _options(stage: str, values: Mapping[str, Any]) -> Any:
+    """The checked options of a training. Raises UserError as `train_work` does."""
+    step = STAGES[stage]
+    for spec in fields(step.options()):
+        if values.get(name := f"{stage}_{spec.name}", spec.default) is None:
+            raise UserError(
+                "number_empty",
+                "{key} is empty; type a number, or let all knobs be set as suggested.",
+                key=f"training.{name.removeprefix(f'{stage}_')}",
+            )
+    return step_options(step, values)
 
 
 def command_text(work: Work) -> str:

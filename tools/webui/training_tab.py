@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 
 from modules.errors import UserError
 from modules.experiment import Experiment, experiment_name
@@ -18,15 +19,24 @@ from tools.webui.run_panel import RunPanel
 from tools.webui.services import Services
 from tools.webui.settings import browser_memory, fits
 from tools.webui.step_panel import QUIET, Desk
-from tools.webui.training_format_panel import NAMES, build_format_panel
+from tools.webui.training_beginnings import Beginnings, find_beginnings
+from tools.webui.training_format_panel import NAMES, QUICK_SECONDS, build_format_panel
 from tools.webui.training_head_panel import FIRST_NAME, build_training_head, preset_choices
 from tools.webui.training_look import Looker
 from tools.webui.training_stage_panel import StagePanel, build_whole, prepare_training
 from tools.webui.training_state import experiments, fill, find_machine, newest_list
-from tools.webui.training_steps import PRETRAINED_BOXES, STAGES, Pretrained, command_text, experiment_of, shown_path
+from tools.webui.training_steps import (
+    PRETRAINED_BOXES,
+    STAGES,
+    Pretrained,
+    command_text,
+    experiment_of,
+    shown_path,
+)
 from tools.webui.training_view import suggestion_words
 
-POLL_SECONDS = 2.0
+IDLE_SECONDS = 10.0
+"""Between two looks at the disk while nothing goes on."""
 USUAL = Speech(60, 250.0)
 """What knobs are set for while the speech is not known."""
 STORAGE_KEY = "gpt-sovits2.training"
@@ -36,14 +46,14 @@ STORAGE_SECRET = "knobs-of-the-page"
 
 def build_training_tab(app: gr.Blocks, services: Services, i18n: gr.I18n) -> "TrainingTab":
     """Build the tab inside the current `gr.Tab`."""
-    return TrainingTab(app, Desk(Form(), services, i18n, gr.State([]), gr.Timer(POLL_SECONDS)))
+    return TrainingTab(app, Desk(Form(), services, i18n, gr.State([]), gr.Timer(QUICK_SECONDS)))
 
 
 class TrainingTab:
     """The tab, and how it is brought up to date.
 
     Three values of the page steer it: `offered` (list and name that were filled in for the reader), `filled` (knobs
-    that were), and `seen`, which is what the page shows.
+    and beginnings that were), and `seen`, which is what the page shows.
     """
 
     def __init__(self, app: gr.Blocks, desk: Desk):
@@ -65,10 +75,11 @@ class TrainingTab:
             self.panels = {}
             for stage in STAGES:
                 with gr.Column(min_width=300):
-                    self.panels[stage] = StagePanel(desk, stage)
+                    self.panels[stage] = StagePanel(desk, stage, self.devices)
         self.knobs = [name for panel in self.panels.values() for name in panel.options]
         names = [name for panel in self.panels.values() for name in panel.names]
-        build_whole(desk, names)
+        self.beginnings = [f"{stage}_beginning" for stage in STAGES]
+        build_whole(desk, names, self.devices)
         self.tensorboard = gr.Markdown("", elem_classes="quiet", elem_id="training-tensorboard")
         gr.Markdown(i18n("training.listen_heading"))
         self.run = RunPanel(desk, form["training_experiment"])
@@ -89,16 +100,22 @@ class TrainingTab:
 
     def _bind(self, app: gr.Blocks, again: gr.Button, names: list[str]) -> None:
         desk, form = self.desk, self.desk.form
-        kept = ["training_experiment", "training_preset", "extract_source", *self.knobs]
-        inputs = {**form.only(kept), "offered": self.offered, "filled": self.filled, "seen": self.seen}
-        knobs = [*(form[name] for name in self.knobs), *(form[f"{stage}_beginning"] for stage in STAGES)]
+        kept = ["training_experiment", "training_preset", "extract_source", *self.knobs, *self.beginnings]
+        inputs = {
+            **form.only(kept), "offered": self.offered, "filled": self.filled, "seen": self.seen, "pace": desk.timer,
+        }  # fmt: skip
+        knobs = [form[name] for name in (*self.knobs, *self.beginnings)]
         outputs = [
             form["training_experiment"], form["extract_source"], *self.states.values(), *knobs, self.suggestion,
-            self.offered, self.filled, self.seen,
+            self.offered, self.filled, self.seen, desk.timer,
         ]  # fmt: skip
         polling: dict[str, Any] = {"fn": desk.guard(self.poll), "inputs_kwargs": inputs, "outputs": outputs, **QUIET}
         preset = form["training_preset"]
-        for event in (desk.timer.tick, form["training_experiment"].change, preset.change):
+        events = [desk.timer.tick, form["training_experiment"].change, preset.change]
+        events += [form[name].change for name in self.beginnings]
+        if isinstance(Context.block, gr.Tab):  # else it is not opened but there
+            events.append(Context.block.select)
+        for event in events:
             event(**polling)
         again.click(**{**polling, "fn": desk.guard(self.suggest)})
         preset.change(self.show_files, preset, [form[name] for name in PRETRAINED_BOXES], **QUIET)
@@ -134,62 +151,101 @@ class TrainingTab:
         gr.on([box.change for box in form.only(names).values()], trigger_mode="always_last", **following)
 
     def poll(
-        self, request: gr.Request, offered: dict, filled: dict, seen: dict, suggest: bool = False, **values: Any
+        self,
+        request: gr.Request,
+        offered: dict,
+        filled: dict,
+        seen: dict,
+        pace: float | None = QUICK_SECONDS,
+        suggest: bool = False,
+        **values: Any,
     ) -> dict[Any, Any]:
         """Send what has changed since the last look, and nothing else.
 
         Args:
             request: tells the reader's language.
-            offered, filled: what was filled into boxes and knobs before.
+            offered, filled: what was filled into boxes, and into knobs and beginnings, before.
             seen: what the page shows; empty until the boxes hold what the browser remembers.
+            pace: seconds between two ticks of the timer.
             suggest: put the suggestions into all knobs, changed ones too.
-            values: of the boxes and knobs.
+            values: of the boxes, knobs and beginnings.
         """
         if not seen:
             return {self.seen: gr.skip()}  # what is filled in now would come after what is put back
         form, logs, say = self.desk.form, self.services.logs, self.desk.say(request)
         name = values.pop("training_experiment")
-        offer = offered_list(newest_list(logs))
+        updates: dict[Any, Any] = {}
+        offer = self._offer(name, offered)
         boxes = fill({"extract_source": values.pop("extract_source"), "training_experiment": name}, offered, offer)
-        name = boxes.get("training_experiment", name)
-        updates = form.updates(boxes)
+        if offer:
+            updates = {**form.updates(boxes), self.offered: offer}
+            name = boxes.get("training_experiment", name)
         if (choices := experiments(logs)) != seen.get("choices"):
             updates[form["training_experiment"]] = gr.update(choices=choices, value=name)
-        if offer and offer != offered:
-            updates[self.offered] = offer
         experiment = self._experiment(name)
         look = self.looker.look(experiment, say)
+        if pace != (wanted := QUICK_SECONDS if look.busy else IDLE_SECONDS):
+            updates[self.desk.timer] = gr.update(value=wanted)
         updates |= {self.states[key]: text for key, text in look.texts.items() if text != seen.get(key)}
         revision = f"{values.pop('training_preset')}|{look.revision}"
-        if suggest or revision != seen.get("revision"):
-            updates |= self._fit(experiment, {**filled, **values} if suggest else filled, values, say)
+        shown = {name: values.pop(name) for name in self.beginnings}
+        if suggest or revision != seen.get("revision") or shown != seen.get("beginnings"):
+            begins = find_beginnings(self.looker, form, experiment, look, filled, seen, shown)
+            updates |= self._fit(experiment, begins, filled, values, suggest, say)
+            shown = begins.shown
         if not updates:
             return {self.seen: gr.skip()}
-        return {**updates, self.seen: {"restored": True, **look.texts, "choices": choices, "revision": revision}}
+        now = {
+            "experiment": experiment.name if experiment is not None else "",
+            "beginnings": shown,
+            "begun": look.begun,
+            "choices": choices,
+            "revision": revision,
+        }
+        return {**updates, self.seen: {"restored": True, **look.texts, **now}}
+
+    def _offer(self, name: object, offered: dict) -> dict[str, str]:
+        """The newest finished list where it is a new one and another dataset's would not get into what is there."""
+        offer = offered_list(newest_list(self.services.logs))
+        if offer == offered:
+            return {}
+        experiment = self._experiment(name)
+        if experiment is None or experiment.name == offer.get("training_experiment"):
+            return offer
+        return {} if self.looker.has_work(experiment) else offer
 
     def suggest(self, request: gr.Request, **held: Any) -> dict[Any, Any]:
         """Put the suggestions into all knobs."""
         return self.poll(request, suggest=True, **held)
 
     def _fit(
-        self, experiment: Experiment | None, filled: dict, values: dict[str, Any], say: Translator
+        self,
+        experiment: Experiment | None,
+        begins: Beginnings,
+        filled: dict,
+        values: dict[str, Any],
+        suggest: bool,
+        say: Translator,
     ) -> dict[Any, Any]:
         """Fit the knobs that nobody changed, and the beginnings, to what lies on the disk now."""
         features = self.looker.features(experiment) if experiment is not None else None
         suggested, words = self._suggested(features.heard if features is not None else None, say)
-        updates = fill(values, filled, suggested)
-        updates |= {
-            f"{stage}_beginning": self.looker.usual_beginning(experiment, stage) if experiment is not None else "begin"
-            for stage in STAGES
+        suggested |= begins.knobs
+        updates = fill(values, {**filled, **values} if suggest else filled, suggested)
+        updates |= {name: value for name, value in begins.turned.items() if value != values.get(name)}
+        form = self.desk.form
+        return {
+            **form.updates(updates),
+            self.filled: {**suggested, **begins.filled},
+            self.suggestion: words,
         }
-        return {**self.desk.form.updates(updates), self.filled: suggested, self.suggestion: words}
 
     def follow(self, request: gr.Request, offered: dict, filled: dict, **values: Any) -> tuple:
         """What the browser remembers, the command line of each training, and the line on TensorBoard."""
         say, lines = self.desk.say(request), []
         for stage in STAGES:
             try:
-                lines.append(command_text(prepare_training(self.desk, stage, values)))
+                lines.append(command_text(prepare_training(self.desk, stage, values, self.devices())))
             except UserError as error:
                 lines.append(f"# {say.error(error)}")
         experiment = self._experiment(values["training_experiment"])
@@ -230,6 +286,10 @@ class TrainingTab:
         }
         words = suggestion_words(self.services.engine.device_name(), machine, speech, options, say)
         return named, words
+
+    def devices(self) -> int:
+        """How many GPUs a training may use."""
+        return max(1, self.machine().devices)
 
     def _find_machine(self) -> Machine:
         try:

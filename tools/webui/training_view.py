@@ -2,6 +2,8 @@
 
 import html
 
+from modules.errors import UserError
+from modules.experiment import Experiment
 from modules.training.suggestions import (
     GPTOptions,
     Machine,
@@ -23,6 +25,13 @@ def work_key(name: str, output: object) -> str:
     return f"{name} {place_of(str(output))}"
 
 
+def work_keys(experiment: Experiment) -> dict[str, str]:
+    """Step -> key of its work, of all steps that write to an experiment."""
+    outputs = {"extract": experiment.features, **{stage: experiment.run(stage) for stage in ("vits2", "gpt")}}
+    outputs["pick"] = experiment.folder / "pick"
+    return {name: work_key(name, output) for name, output in outputs.items()}
+
+
 def newest_job(jobs: JobStore, key: str) -> Job | None:
     """The job that did this work last, or does it."""
     return next((job for job in jobs.jobs() if job.config().work_key == key), None)
@@ -37,8 +46,10 @@ def job_html(job: Job | None, chains: Chains, say: Translator) -> str:
     return card(job, job.state(), stuck, say)
 
 
-def features_html(features: Features | None, say: Translator) -> str:
-    """What formatting has made, step by step."""
+def features_html(features: Features | UserError | None, say: Translator) -> str:
+    """What formatting has made, step by step, or what is wrong with it."""
+    if isinstance(features, UserError):
+        return f"<p>{html.escape(say.error(features))}</p>"
     if features is None:
         return f"<p>{html.escape(say('training.features_none'))}</p>"
     made = (
@@ -65,7 +76,7 @@ def run_html(run: Run | None, say: Translator) -> str:
 def suggestion_words(
     device: str, machine: Machine, speech: Speech | None, options: tuple[VITS2Options, GPTOptions], say: Translator
 ) -> str:
-    """Why the knobs are set as they are."""
+    """What is suggested for the knobs, and why; not what they are set to."""
     vits2, gpt = options
     if speech is None or not speech.clips:
         return say("training.suggested_later")
