@@ -4,6 +4,7 @@ Every file is written beside its place and renamed, so a crash leaves the old fi
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -150,7 +151,12 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     # A fixed temporary name: what a kill leaves behind is overwritten by the next save instead of piling up.
     temporary = path.with_name(path.name + ".tmp")
-    save_file(_separate(tensors), temporary, metadata)
+    try:
+        save_file(_separate(tensors), temporary, metadata)
+    except SafetensorError as cause:
+        if "os error 28" in str(cause):  # the library's own words for a full disk
+            raise OSError(errno.ENOSPC, str(cause)) from cause
+        raise
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.only == "audio" and arguments.no_audio:
         parser.error("--only audio asks for what --no-audio leaves out")
     work = functools.partial(_run, arguments)
-    return run_step(work, arguments.job, stopped="stopped; run the same command again to go on")
+    job = arguments.job if arguments.rank == 0 else None
+    return run_step(work, job, stopped="stopped; run the same command again to go on")
 
 
 def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
@@ -88,7 +89,8 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
             f"{report.done} clips, {report.seconds / 3600:.2f} h, {report.already} already there, "
             f"skipped: {dict(report.skipped) or 'none'}, {time.monotonic() - started:.0f} s"
         )
-        if not report.done + report.already and first:
+        # With several processes, another one may have had the good clips.
+        if not report.done + report.already and options.world == 1:
             raise UserError(
                 "nothing_extracted",
                 "None of the {count} clips of {list} could be used; {rejected} tells why for each.",

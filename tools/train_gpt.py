@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from modules.checkpoint import file_hash
+from modules.checkpoint import file_hash, load_weights
 from modules.config import Preset, load_preset
 from modules.data.batching import BatchSampler, Loader
 from modules.data.features import open_store
@@ -52,7 +52,6 @@ from tools.training import (
 )
 
 DECODER_NAME = "vits2.safetensors"
-NO_STEP_LIMIT = 1_000_000
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,8 +88,9 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         collate = Collate(model.end_code)
         return Loader(dataset, sampler, collate, workers=arguments.workers, rank=team.rank, world=team.world)
 
-    batches = fitting_loader(arguments, stage, loader, arguments.batch_frames, "positions", team)
-    config = _loop_config(arguments, batches.sampler, team.world)
+    batches, notes = fitting_loader(arguments, stage, loader, arguments.batch_frames, "positions", team)
+    fingerprints = [open_store(store).fingerprint() for store in arguments.store]
+    config = _loop_config(arguments, batches.sampler, team.world, fingerprints)
     shape = model.description()
     del shape["statistics"]
     same = {"learning_rate": arguments.learning_rate, "lora_rank": arguments.lora_rank}
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         print(f"{len(dataset)} utterances, {count} batches an epoch, {waste}, {_millions(model)} parameters")
     run_training(
         arguments, stage, batches, config, team, progress, run_config={"model": shape, "train": same},
-        fingerprints=[open_store(store).fingerprint() for store in arguments.store], weights_name=WEIGHTS_NAME,
+        fingerprints=fingerprints, weights_name=WEIGHTS_NAME, notes=notes,
     )  # fmt: skip
 
 
@@ -123,14 +123,17 @@ def _samples(arguments: argparse.Namespace) -> Callable[[SpeechGPT, Path], Sampl
     """Makes held-out lines heard through a finished decoder; None where that is not wished."""
     if arguments.samples <= 0:
         return None
+    load_weights(arguments.decoder / DECODER_NAME)  # what is wrong with it is better told now than at the first save
     maker = SampleMaker([open_store(store) for store in arguments.store], arguments.samples, arguments.seed)
     return functools.partial(maker.from_text, arguments.decoder / DECODER_NAME)
 
 
-def _loop_config(arguments: argparse.Namespace, sampler: BatchSampler, world: int) -> LoopConfig:
-    max_steps, save_at = run_length(arguments, sampler, world)
+def _loop_config(
+    arguments: argparse.Namespace, sampler: BatchSampler, world: int, fingerprints: list[str]
+) -> LoopConfig:
+    max_steps, save_at = run_length(arguments, sampler, world, fingerprints)
     return LoopConfig(
-        max_steps=max_steps or NO_STEP_LIMIT,
+        max_steps=max_steps,
         save_at_steps=save_at,
         keep_latest=keeps_latest(arguments),
         max_minutes=arguments.max_minutes,

@@ -57,6 +57,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     team = begin(arguments)
+    if arguments.shard:
+        raise UserError(
+            "shard_unsupported",
+            "A training of {modules} cannot be shared out over processes by --shard; leave it out, and each "
+            "process holds the whole model.",
+            modules="vits2",
+        )
     preset = load_preset(arguments.preset)
     stores = [open_store(path) for path in arguments.store]
     tokens = {"token_rate": float(preset.tokenizer.frame_rate), "tokenizer": preset.tokenizer}
@@ -65,6 +72,13 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     if arguments.init:
         missing, differing = warm_start(model, *arguments.init)
         names = ", ".join(map(str, arguments.init))
+        if len(missing) + len(differing) == len(model.state_dict()):
+            raise UserError(
+                "weights_wrong_stage",
+                "{file} does not hold {stage} weights; choose a file written by its training.",
+                file=names,
+                stage="VITS2",
+            )
         print(f"started from {names}: {len(missing)} tensors missing there, {len(differing)} of other shape")
     stage = _stage(arguments, preset, model, _validation(stores, preset, arguments, tokens), stores)
     if arguments.init_discriminators:
@@ -76,17 +90,18 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         return Loader(dataset, sampler, dataset.collate, workers=arguments.workers, rank=team.rank, world=team.world)
 
     latest_phases = max(0, stage.config.adversarial_from)
-    batches = fitting_loader(arguments, stage, loader, arguments.batch_seconds, "seconds", team, latest_phases)
+    batches, notes = fitting_loader(arguments, stage, loader, arguments.batch_seconds, "seconds", team, latest_phases)
     if team.rank == 0:
         inference = sum(p.numel() for n, p in model.named_parameters() if not n.startswith("posterior."))
         print(
             f"{len(dataset)} clips of {len(dataset.by_speaker)} speakers, {inference / 1e6:.2f} M inference parameters"
         )
+    fingerprints = [store.fingerprint() for store in stores]
     same = {"vits2": preset.vits2, "audio": preset.audio, "tokenizer": preset.tokenizer, "train": stage.config}
     run_training(
-        arguments, stage, batches, _loop_config(arguments, batches.sampler, team.world), team, progress,
+        arguments, stage, batches, _loop_config(arguments, batches.sampler, team.world, fingerprints), team, progress,
         run_config={name: to_dict(config) for name, config in same.items()},
-        fingerprints=[store.fingerprint() for store in stores], weights_name=WEIGHTS_NAME,
+        fingerprints=fingerprints, weights_name=WEIGHTS_NAME, notes=notes,
     )  # fmt: skip
 
 
@@ -130,8 +145,10 @@ def _validation(stores: list[Rows], preset: Preset, arguments: argparse.Namespac
     return batches
 
 
-def _loop_config(arguments: argparse.Namespace, sampler: BatchSampler, world: int) -> LoopConfig:
-    max_steps, save_at = run_length(arguments, sampler, world)
+def _loop_config(
+    arguments: argparse.Namespace, sampler: BatchSampler, world: int, fingerprints: list[str]
+) -> LoopConfig:
+    max_steps, save_at = run_length(arguments, sampler, world, fingerprints)
     return LoopConfig(
         max_steps=max_steps,
         save_at_steps=save_at,
@@ -150,7 +167,7 @@ def _loop_config(arguments: argparse.Namespace, sampler: BatchSampler, world: in
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.train_vits2", description=__doc__.split("\n")[0])
-    parser.add_argument("--store", type=Path, action="append", required=True, help="feature store; may be repeated")
+    parser.add_argument("--store", type=Path, nargs="+", action="extend", required=True, help="feature stores")
     parser.add_argument("--output", type=Path, required=True, help="run folder: checkpoint, events, weights")
     parser.add_argument("--preset", default="nano")
     parser.add_argument(
@@ -167,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     add_run_length(parser)
     add_keeping(parser)
     add_machine(parser)
-    parser.add_argument("--max-steps", type=int, default=100000)
+    parser.add_argument("--max-steps", type=int, default=0, help="0 = off")
     parser.add_argument("--batch-seconds", type=float, default=24.0, help="seconds of target audio in a batch")
     parser.add_argument("--window-seconds", type=float, default=2.0, help="longest piece of a clip")
     parser.add_argument("--synthetic-share", type=float, default=0.3, help="share of synthetic clips; -1 = as they are")

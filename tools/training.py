@@ -4,26 +4,31 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from modules.checkpoint import load_training_state
 from modules.data.batching import BatchSampler, Loader
-from modules.data.store import entry_key
-from modules.errors import Stopped
+from modules.data.store import entry_key, telling_full_disk
+from modules.errors import Stopped, UserError
 from modules.experiment import Experiment, experiment_name
 from modules.progress import StepProgress
-from modules.runtime import pick_device, seed_everything, set_threads
+from modules.runtime import bf16_supported, pick_device, seed_everything, set_threads
 from modules.training.board import Board
-from modules.training.events import EventLog
 from modules.training.loop import LoopConfig, train
 from modules.training.memory import fit_batch
-from modules.training.runs import set_aside
+from modules.training.runs import CHECKPOINT_NAME, has_checkpoint, set_aside
 from modules.training.schedule import epoch_ends
 from modules.training.stage import Stage
 from modules.training.team import Alone, Team
+
+MOST = 10**9
+"""No limit: more steps than any training makes."""
 
 
 def add_run_length(parser: argparse._ActionsContainer) -> None:
@@ -86,15 +91,26 @@ def is_main() -> bool:
 
 
 def begin(arguments: argparse.Namespace) -> Team:
-    """Set threads and seed, find the other processes that torchrun started, and make room for a run that starts over.
+    """Check the figures, set threads and seed, and find the other processes that torchrun started.
 
     To be called before any model is built.
+
+    Raises:
+        UserError: option_invalid.
     """
+    for name, low in (("accumulate", 1), ("epochs", 0), ("learning_rate", 1e-9), ("samples", 0)):
+        value = getattr(arguments, name, low)
+        if not low <= value <= MOST:
+            raise UserError(
+                "option_invalid",
+                "{name} is {value}; choose a number from {low} to {high}.",
+                name=f"--{name.replace('_', '-')}",
+                value=value,
+                low=low,
+                high=MOST,
+            )
     set_threads(arguments.threads)
     team = _team(arguments.device, shard=getattr(arguments, "shard", False))
-    if arguments.start_over and team.rank == 0 and (kept := set_aside(arguments.output)):
-        print(f"the earlier run is kept as {kept}")
-    team.from_main(None)  # nobody looks into the folder before it has been set aside
     seed_everything(arguments.seed)
     return team
 
@@ -115,8 +131,8 @@ def fitting_loader(
     unit: str,
     team: Team,
     step: int = 0,
-) -> Loader:
-    """The loader whose largest batch fits into memory. Raises UserError memory_too_small.
+) -> tuple[Loader, list[dict[str, Any]]]:
+    """The loader whose largest batch fits into memory, and notes on that. Raises UserError memory_too_small.
 
     Args:
         build: gives the loader for a batch size.
@@ -124,31 +140,57 @@ def fitting_loader(
         step: whose phases are tried.
     """
     if not arguments.check_memory or team.sharded:  # tried before it is sharded, a large model would fit nowhere
-        return build(size)
-    fit = fit_batch(stage, lambda share: build(size * share), team.device, step=step)
-    share = team.from_main(fit.share)
-    if share < 1 and team.rank == 0:
-        fields = {"size": f"{size:g}", "used": f"{size * share:g}", "unit": unit}
-        text = "A batch of {size} {unit} does not fit into the free memory; {used} are used.".format(**fields)
+        return build(size), []
+    fit = fit_batch(
+        stage,
+        lambda share: build(size * share),
+        team.device,
+        step=step,
+        bf16=_in_bf16(arguments.precision, team.device),
+    )
+    share = min(team.from_all(fit.share))
+    if share == 1:
+        return build(size), []
+    fields = {"size": f"{size:g}", "used": f"{size * share:g}", "unit": unit}
+    text = "A batch of {size} {unit} does not fit into the free memory; {used} are used.".format(**fields)
+    if team.rank == 0:
         print(text)
-        with EventLog(arguments.output) as log:
-            log.write("note", code="batch_stepped_down", message=text, fields=fields)
-    return build(size * share)
+    return build(size * share), [{"code": "batch_stepped_down", "message": text, "fields": fields}]
 
 
-def run_length(arguments: argparse.Namespace, sampler: BatchSampler, world: int = 1) -> tuple[int, tuple[int, ...]]:
-    """Most steps of a training (0 = no limit), and the steps at which weights are saved, from its flags.
+def run_length(
+    arguments: argparse.Namespace, sampler: BatchSampler, world: int = 1, fingerprints: Sequence[str] = ()
+) -> tuple[int, tuple[int, ...]]:
+    """Most steps of a training, and the steps at which weights are saved, from its flags.
+
+    Where data were added to a run, epochs count from there.
 
     Args:
         world: processes that train together, each with batches of its own.
+        fingerprints: of the feature stores.
     """
     if arguments.epochs <= 0:
-        return arguments.max_steps, ()
+        return arguments.max_steps or MOST, ()
     accumulate = world * arguments.accumulate
-    ends = epoch_ends(lambda epoch: len(sampler.batches(epoch)), arguments.epochs, accumulate)
+    epoch, step = _added_at(arguments, fingerprints)
+    ends = epoch_ends(lambda later: len(sampler.batches(epoch + later)), arguments.epochs, accumulate)
+    ends = tuple(step + end for end in ends)
     every = arguments.save_every_epochs
     saves = tuple(ends[epoch] for epoch in range(every - 1, len(ends), every)) if every > 0 else ()
     return min(ends[-1], arguments.max_steps or ends[-1]), saves
+
+
+def _in_bf16(precision: str, device: torch.device) -> bool:
+    return precision == "bf16" or (precision == "auto" and bf16_supported(device))
+
+
+def _added_at(arguments: argparse.Namespace, fingerprints: Sequence[str]) -> tuple[int, int]:
+    """Epoch and step of the run in the folder where other data than it had are added to it; else the beginning."""
+    if not (arguments.data_added and has_checkpoint(arguments.output)):
+        return 0, 0
+    state = load_training_state(arguments.output / f"{CHECKPOINT_NAME}.safetensors")
+    changed = state.get("data") != entry_key(*fingerprints)
+    return (state["loader"]["epoch"], state["step"]) if changed else (0, 0)
 
 
 def keeps_latest(arguments: argparse.Namespace) -> bool:
@@ -167,20 +209,33 @@ def run_training(
     run_config: dict[str, Any],
     fingerprints: list[str],
     weights_name: str,
+    notes: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Train as the flags say, tell everybody who wants to hear of it, and finish the step.
+
+    A run that starts over finds the folder empty: only now, when nothing else is in the way, is the earlier one set
+    aside.
 
     Args:
         run_config: must be the same when the run is resumed.
         fingerprints: of the feature stores.
         weights_name: file in the run folder that `--weights-out` is copied from.
+        notes: fields of "note" events to begin with.
 
     Raises:
         Stopped: after saving.
         UserError: see `modules.training.loop.train`.
     """
     main = team.rank == 0
-    with closing(team), closing(Board(arguments.output)) if main and arguments.tensorboard else nullcontext() as board:
+    if arguments.start_over and main and (kept := set_aside(arguments.output)):
+        print(f"the earlier run is kept as {kept}")
+    team.from_main(None)  # nobody looks into the folder before it has been set aside
+    disk = telling_full_disk(arguments.output)
+    with (
+        disk,
+        closing(team),
+        closing(Board(arguments.output)) if main and arguments.tensorboard else nullcontext() as board,
+    ):
 
         def hear(event: dict[str, Any]) -> None:
             progress.pass_on(event)
@@ -190,7 +245,7 @@ def run_training(
         result = train(
             stage, loader, config, arguments.output, resume=arguments.resume or arguments.data_added,
             device=team.device, team=team, data=entry_key(*fingerprints), data_added=arguments.data_added,
-            should_stop=progress.should_stop, run_config=run_config, on_event=hear,
+            should_stop=progress.should_stop, run_config=run_config, on_event=hear, notes=notes,
         )  # fmt: skip
     if main:
         skipped = f", skipped {result.skipped}" if result.skipped else ""

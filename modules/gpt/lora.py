@@ -63,6 +63,7 @@ def merged(model: SpeechGPT) -> SpeechGPT:
         weight = f"{name}.weight"
         state[weight] += layer.get_delta_weight(_NAME).to(state[weight])
     plain.load_state_dict(state)
+    plain = plain.to(model.specials.device)
     return plain.train(model.training)
 
 

@@ -145,8 +145,7 @@ def _write(folder: Path, number: int, line: dict[str, Any], wav: Tensor, truth: 
     name = f"{number + 1:02d}.wav"
     made, recording = folder / name, folder.parent / TRUTH_FOLDER / name
     write(made, wav, sample_rate)
-    if not recording.is_file():
-        write(recording, truth, sample_rate)
+    write(recording, truth, sample_rate)  # each time: other lines may be spoken than in an earlier run
     f0 = track_f0(torch.nan_to_num(wav)[None], sample_rate, F0_FRAME_RATE_HZ) if len(wav) > sample_rate // 10 else None
     return {
         "file": str(made),

@@ -83,7 +83,10 @@ class Accelerated:
         return gather_object([value])
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process group, all together, and only when nothing holds on to it: what is freed after it, when
+        the interpreter ends, aborts the process."""
+        self._accelerator.wait_for_everyone()
+        self._accelerator.free_memory()
         self._accelerator.end_training()
 
 

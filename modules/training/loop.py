@@ -10,7 +10,7 @@ weights as one that takes all their batches.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,7 @@ def train(
     data_added: bool = False,
     on_event: Callable[[dict[str, Any]], None] | None = None,
     team: Team | None = None,
+    notes: Sequence[dict[str, Any]] = (),
 ) -> TrainResult:
     """Train `stage` until `max_steps`, `max_minutes` or a wish to stop (`should_stop()` or a file `folder/stop`).
 
@@ -74,6 +75,7 @@ def train(
             new data from the beginning of an epoch.
         on_event: gets every event after it was written to events.jsonl.
         team: the processes that train together; only the main one writes, and hears `on_event`.
+        notes: fields of "note" events to begin with.
 
     Raises:
         UserError: run_exists, resume_config_differs (names the keys), resume_data_differs, checkpoint_unreadable,
@@ -87,6 +89,8 @@ def train(
         run = _Run(stage, loader, config, folder, team, log, run_config, data)
         try:
             run.begin(state)
+            for note in notes:
+                log.write("note", **note)
             return run.go(should_stop)
         except Exception as cause:
             log.write("error", step=run.step, total=run.total, error=str(cause) or type(cause).__name__)
@@ -187,9 +191,9 @@ class _Run:
             self._report(learning_rate_factor(self.config, self.step, self.seconds))
         if self.validated_step != self.step:
             self._validate()
-        self._save_weights(last=True)
-        self._save_samples()
+        self._save_weights(last=stopped_by != "stop")
         self._save_state()
+        self._save_samples()
         self.log.write("end", step=self.step, total=self.total, seconds=round(self.seconds, 1))
         self.team.from_main(None)  # nobody leaves, and ends the others if it fails in that, before all is written
         return TrainResult(
@@ -215,7 +219,7 @@ class _Run:
         if self.skips_in_a_row >= MOST_SKIPS_IN_A_ROW:
             raise UserError(
                 "training_diverged",
-                "{count} steps in a row gave NaN or infinite values; resume with a lower learning rate.",
+                "{count} steps in a row gave NaN or infinite values; start over with a lower learning rate.",
                 count=self.skips_in_a_row,
             )
 
@@ -279,8 +283,8 @@ class _Run:
             self._validate()
         if due:
             self._save_weights(last=False)
-            self._save_samples()
             self._save_state()
+            self._save_samples()
         elif overdue:
             self._save_state()
 
@@ -364,7 +368,7 @@ class _Run:
             "loader": self.loader.state_dict(),
             "rng": rng_state(),
             **learned,
-            "weight_files": [str(path) for path in self.weight_files],
+            "weight_files": [_within(self.folder, path) for path in self.weight_files],
         }
         save_training_state(self.folder, CHECKPOINT_NAME, state)
         self.saved_at = time.monotonic()
@@ -378,5 +382,10 @@ class _Run:
             self.ema.load_state_dict(state["ema"] or {})
         self.loader.load_state_dict(state["loader"])
         self.step, self.skipped, self.earlier_seconds = state["step"], state["skipped"], state["seconds"]
-        self.weight_files = [Path(path) for path in state["weight_files"]]
+        self.weight_files = [self.folder / path for path in state["weight_files"]]
         restore_rng_state(state["rng"])
+
+
+def _within(folder: Path, path: Path) -> str:
+    """A file of the run by its place in the folder, which somebody may rename; another by its whole path."""
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path.absolute())

@@ -80,6 +80,7 @@ def fit_batch(
     *,
     step: int = 0,
     free_bytes: int | None = None,
+    bf16: bool = False,
 ) -> Fit:
     """The largest share of the wished batch that fits.
 
@@ -88,6 +89,7 @@ def fit_batch(
         loader: gives, from a share of the wished batch size, the loader that would be used.
         step: decides which phases are tried; the one that will have most of them is the one to give.
         free_bytes: what may be used; by default what the device has.
+        bf16: whether the training computes in bfloat16.
 
     Raises:
         UserError: memory_too_small when the smallest share does not fit.
@@ -96,7 +98,7 @@ def fit_batch(
     for module in stage.modules.values():
         module.to(device).train()
     find = _foretell if device.type != "cuda" else _try_out
-    fit = find(stage, loader, device, step, free)
+    fit = find(stage, loader, device, step, free, bf16)
     if fit is None:
         raise UserError(
             "memory_too_small",
@@ -109,12 +111,12 @@ def fit_batch(
 
 
 def _foretell(
-    stage: Stage, loader: Callable[[float], Loader], device: torch.device, step: int, free: int
+    stage: Stage, loader: Callable[[float], Loader], device: torch.device, step: int, free: int, bf16: bool
 ) -> Fit | None:
     """Measure the smallest share, and scale it."""
     small, cost = loader(SHARES[-1]), loader(SHARES[-1]).heaviest_cost()
     with PeakMemory() as peak:
-        _dry_run(stage, small, device, step)
+        _dry_run(stage, small, device, step, bf16)
     gradients = _trained_bytes(stage)
     activations, fixed = max(0, peak.bytes - gradients), gradients + STATES * gradients
     for share in SHARES:
@@ -124,30 +126,33 @@ def _foretell(
     return None
 
 
-def _try_out(stage: Stage, loader: Callable[[float], Loader], device: torch.device, step: int, free: int) -> Fit | None:
+def _try_out(
+    stage: Stage, loader: Callable[[float], Loader], device: torch.device, step: int, free: int, bf16: bool
+) -> Fit | None:
     """Try the shares from the largest on until one does not run out of memory."""
     states = STATES * _trained_bytes(stage)
     for share in SHARES:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         try:
-            _dry_run(stage, loader(share), device, step)
+            _dry_run(stage, loader(share), device, step, bf16)
         except torch.cuda.OutOfMemoryError:
             continue
         needed = torch.cuda.max_memory_allocated(device) + states
-        if needed <= free:
+        if needed <= MARGIN * free:
             return Fit(share, needed, free)
     return None
 
 
-def _dry_run(stage: Stage, loader: Loader, device: torch.device, step: int) -> None:
+def _dry_run(stage: Stage, loader: Loader, device: torch.device, step: int, bf16: bool) -> None:
     """Forward and backward through all phases of a step, and everything put back as it was."""
     random_state = rng_state()
     buffers = [(b, b.detach().clone()) for module in stage.modules.values() for b in module.buffers()]
     batch = map_tensors(loader.heaviest(), lambda t: t.to(device))
     try:
         for phase in stage.phases(step):
-            losses = stage.losses(phase, batch)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                losses = stage.losses(phase, batch)
             _total(stage, losses).backward()
     finally:
         with torch.no_grad():

@@ -9,7 +9,7 @@ import psutil
 from modules.checkpoint import load_training_state
 from modules.config import differing_keys
 from modules.errors import UserError
-from modules.training.events import read_events
+from modules.training.events import EVENTS_NAME, read_events
 
 CHECKPOINT_NAME = "checkpoint"
 STOP_NAME = "stop"
@@ -21,14 +21,23 @@ def set_aside(folder: Path) -> Path | None:
 
     Finished weights that the run put elsewhere move into its subfolder `weights`: nobody should take them for those of
     the run that begins.
+
+    Raises:
+        UserError: not_a_run for a folder that holds something else.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
+    if not has_checkpoint(folder) and not (folder / EVENTS_NAME).exists():
+        raise UserError(
+            "not_a_run", "{folder} is no folder of a training; choose another folder for --output.", folder=folder
+        )
     number = 1
     while (kept := folder.with_name(f"{folder.name}-earlier{number}")).exists():
         number += 1
     kept = folder.rename(kept)
-    written = {str(file) for event in read_events(kept) if event["kind"] == "weights" for file in event["files"]}
+    written = {
+        str(file) for event in read_events(kept) if event["kind"] == "weights" for file in event.get("files") or ()
+    }
     for file in map(Path, sorted(written)):
         if file.parent != folder and folder not in file.parents and file.is_file():
             (kept / WEIGHTS_FOLDER).mkdir(exist_ok=True)
@@ -67,6 +76,7 @@ def open_run(
                 folder=folder,
             )
         state["loader"]["position"] = 0
+        state["seconds"] = 0.0  # a limit of minutes is for what is trained from here on
     return state
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from modules import checkpoint
 from modules.checkpoint import load_training_state, load_weights
 from modules.data.features import open_store
 from modules.errors import UserError
@@ -147,6 +149,47 @@ def test_resuming_with_another_adapter_is_refused_by_name(training_data, tmp_pat
     assert "train.lora_rank" in capsys.readouterr().err
 
 
+def test_a_mistake_leaves_the_earlier_run_where_it_was(training_data, tmp_path, capsys) -> None:
+    run = flags("gpt", training_data, tmp_path / "run", "--max-steps", "1")
+    assert train_gpt.main(run) == 0
+    for more in (["--init", str(tmp_path / "none.safetensors")], ["--experiment", "../x"]):
+        assert train_gpt.main([*run, "--start-over", *more]) == 2
+        assert state_of(tmp_path / "run")["step"] == 1 and not (tmp_path / "run-earlier1").exists()
+    assert train_gpt.main([*run, "--start-over"]) == 0 and (tmp_path / "run-earlier1").is_dir()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "thesis.txt").touch()
+    assert train_gpt.main(flags("gpt", training_data, tmp_path / "docs", "--max-steps", "1", "--start-over")) == 2
+    assert "no folder of a training" in capsys.readouterr().err and (tmp_path / "docs" / "thesis.txt").exists()
+
+
+def test_a_missing_decoder_for_samples_is_told_before_the_training(training_data, tmp_path, capsys) -> None:
+    more = ["--max-steps", "1", "--samples", "1", "--decoder", str(tmp_path / "none")]
+    assert train_gpt.main(flags("gpt", training_data, tmp_path / "run", *more)) == 2
+    assert "none" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_added_data_are_trained_on_even_after_the_last_epoch(training_data, tmp_path) -> None:
+    small = TrainingData(training_data.preset, write_store(tmp_path / "small", 3, dev=0))
+    run = tmp_path / "run"
+    assert train_gpt.main(flags("gpt", small, run, "--epochs", "2")) == 0
+    before = state_of(run)["step"]
+    more = flags("gpt", training_data, run, "--epochs", "2", "--data-added")
+    assert train_gpt.main(more) == 0
+    after = state_of(run)
+    assert after["step"] > before and after["loader"]["epoch"] == 4
+    assert train_gpt.main(more) == 0 and state_of(run)["step"] == after["step"], "nothing was added since"
+
+
+def test_a_full_disk_is_told_with_the_folder(training_data, tmp_path, monkeypatch, capsys) -> None:
+    def full(*arguments) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    assert train_gpt.main(flags("gpt", training_data, tmp_path / "run", "--max-steps", "1")) == 2
+    told = capsys.readouterr().err
+    assert "disk is full" in told and "run" in told
+
+
 def test_few_lines_are_each_spoken_once(training_data, tmp_path) -> None:
     maker = SampleMaker([open_store(training_data.store)], 8)
     assert len(maker) == 2, "no more than are held out"
@@ -162,7 +205,8 @@ def test_a_batch_that_does_not_fit_is_made_smaller_and_told(training_data, tmp_p
     monkeypatch.setattr(training, "fit_batch", lambda *arguments, **options: Fit(0.5, 1, 1))
     assert train_gpt.main(flags("gpt", training_data, tmp_path / "run", "--max-steps", "1")) == 0
     assert "80 are used" in capsys.readouterr().out
-    assert read_events(tmp_path / "run")[0]["code"] == "batch_stepped_down"
+    notes = [event["code"] for event in read_events(tmp_path / "run") if event["kind"] == "note"]
+    assert notes == ["batch_stepped_down"]
 
 
 def test_errors_of_the_memory_check_reach_the_person(training_data, tmp_path, monkeypatch, capsys) -> None:

@@ -193,6 +193,8 @@ def check_beginning(stage: str, values: Mapping[str, Any], experiment: Experimen
             folder=run.folder,
         )
     _refuse_other_knobs(run, stage, options)
+    if beginning == "data_added" and fingerprint and run.data != fingerprint:
+        return  # epochs and minutes count from here
     if run.epoch >= options.epochs or 0 < 60 * options.max_minutes <= run.seconds:
         raise UserError(
             "training_is_over",
