@@ -37,7 +37,7 @@ from tools.webui.training_view import suggestion_words
 
 IDLE_SECONDS = 10.0
 """Between two looks at the disk while nothing goes on."""
-USUAL = Speech(60, 250.0)
+USUAL = Speech(35, 120.0)
 """What knobs are set for while the speech is not known."""
 STORAGE_KEY = "gpt-sovits2.training"
 STORAGE_SECRET = "knobs-of-the-page"
