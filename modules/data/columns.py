@@ -4,6 +4,7 @@ A row is a dict of scalars, strings, bytes and 1-D arrays.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,35 +29,36 @@ def entry_key(*parts: bytes | str) -> str:
     return digest.hexdigest()[:32]
 
 
-class Rows:
+class Rows(ABC):
     """What datasets ask of a store. A subclass gives `folder`, `len`, `columns`, `row`, `arrow` and `lengths`."""
 
     folder: Path
     _index: dict[str, int] | None = None
 
+    @abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """Number of rows."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Row `index`: str, int, float, bool and bytes as such, arrays as writable 1-D numpy copies."""
         return self.row(index)
 
     @property
+    @abstractmethod
     def columns(self) -> tuple[str, ...]:
         """Names of the columns."""
-        raise NotImplementedError
 
+    @abstractmethod
     def row(self, index: int, columns: Iterable[str] | None = None) -> dict[str, Any]:
         """Row `index`, only `columns` of it if given (leaving out the audio makes a read much cheaper)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def arrow(self, name: str) -> pa.Array:
         """A whole column; touches no other column."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lengths(self, name: str) -> np.ndarray:
         """Length of each row's array in column `name`, int64 [rows], read from the offsets alone."""
-        raise NotImplementedError
 
     def column(self, name: str) -> list[Any]:
         """A whole column as a list; of many rows, `array` and `labels` are much quicker."""

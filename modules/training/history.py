@@ -185,7 +185,7 @@ class _State:
             return
         if not isinstance(event, dict) or not isinstance(kind := event.get("kind"), str):
             return
-        self.kind, self.time = kind, _number(event.get("time")) or self.time
+        self.kind, self.time = kind, finite_number(event.get("time")) or self.time
         self.first_time = self.first_time or self.time
         if kind == "error" and (_whole(event.get("step")) or 0) < self.last.get("step", 0):
             # It failed before its first step, of which it knows nothing: what was trained before is still there.
@@ -202,7 +202,7 @@ class _State:
             if (value := _whole(event.get(name))) is not None:
                 self.last[name] = value
         for name in ("seconds", "eta_seconds"):
-            if kind != "samples" and (value := _number(event.get(name))) is not None:
+            if kind != "samples" and (value := finite_number(event.get(name))) is not None:
                 self.last[name] = max(value, 0.0)
         if kind == "note":
             self.notes.append(RunNote(self.time, str(event.get("code", "")), str(event.get("message", ""))))
@@ -224,9 +224,9 @@ class _State:
     def _take_step(self, kind: str, step: int, event: Mapping[str, Any]) -> None:
         if kind == "step":
             _add_all(self.training, step, event.get("losses"))
-            if (rate := _number(event.get("learning_rate"))) is not None:
+            if (rate := finite_number(event.get("learning_rate"))) is not None:
                 self.learning_rate.add(step, rate)
-            if (seconds := _number(event.get("seconds"))) is not None:
+            if (seconds := finite_number(event.get("seconds"))) is not None:
                 while self.rates and self.rates[-1][0] >= step:
                     self.rates.pop()
                 self.rates.append((step, seconds))
@@ -281,7 +281,7 @@ def _curves(points: Mapping[str, Points]) -> dict[str, Curve]:
 
 def _add_all(curves: dict[str, Points], step: int, losses: object) -> None:
     for name, value in losses.items() if isinstance(losses, dict) else ():
-        if (number := _number(value)) is not None:
+        if (number := finite_number(value)) is not None:
             curves.setdefault(name, Points()).add(step, number)
 
 
@@ -296,16 +296,18 @@ def _saved(step: int, event: Mapping[str, Any], time: float) -> SavedSamples:
         _whole(event.get("epoch")) or 0,
         time,
         tuple(_sample(item) for item in items if isinstance(item, dict) and item.get("file")),
-        {name: number for name, value in named if (number := _number(value)) is not None},
+        {name: number for name, value in named if (number := finite_number(value)) is not None},
     )
 
 
 def _sample(item: Mapping[str, Any]) -> Sample:
     words = (str(item.get(name) or "") for name in ("file", "truth", "text"))
-    return Sample(*words, *(_number(item.get(name)) for name in ("seconds", "true_seconds", "f0_hz", "true_f0_hz")))
+    return Sample(
+        *words, *(finite_number(item.get(name)) for name in ("seconds", "true_seconds", "f0_hz", "true_f0_hz"))
+    )
 
 
-def _number(value: object) -> float | None:
+def finite_number(value: object) -> float | None:
     """A finite number, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -316,5 +318,5 @@ def _number(value: object) -> float | None:
 
 
 def _whole(value: object) -> int | None:
-    number = _number(value)
+    number = finite_number(value)
     return int(number) if number is not None else None

@@ -1,7 +1,6 @@
 """The scores of an experiment's weights: read from its pick.json, and what is done with them. Knows no components."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from modules.errors import UserError
 from modules.experiment import Experiment
-from modules.training.history import Sample
+from modules.training.history import Sample, finite_number
 from tools.jobs import Job
 from tools.webui.run_view import STAGES, saved_weights
 from tools.webui.services import Services
@@ -108,7 +107,7 @@ def _scored(row: Mapping[str, Any]) -> Scored:
         row["stage"],
         str(row.get("file") or ""),
         *(_whole(row.get(name)) for name in ("epoch", "step", "bytes", "mtime_ns")),
-        *(_number(row.get(name)) for name in ("phone_error", "similarity", "failure_rate", "score", distance)),
+        *(finite_number(row.get(name)) for name in ("phone_error", "similarity", "failure_rate", "score", distance)),
         str(row.get("error") or ""),
         tuple((name, _whole(count)) for name, count in (failures.items() if isinstance(failures, dict) else ())),
         tuple(
@@ -177,17 +176,8 @@ def best_weights(services: Services, experiment: Experiment, pick: Pick | None) 
     return vits2, gpt
 
 
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
 def _whole(value: object) -> int:
     """Not by way of a float, which does not hold all digits of a time in ns."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    return int(_number(value) or 0)
+    return int(finite_number(value) or 0)

@@ -243,31 +243,27 @@ def sample_html(sample: Sample, say: Translator) -> str:
 
 def length_words(ratio: float | None, say: Translator) -> str:
     """A length as a share of the recording's, in words; empty where it is not known."""
-    if ratio is None or ratio <= 0:
-        return ""
-    percent = round(100 * abs(ratio - 1))
-    if percent < 1:
-        return say("run.length_same")
-    return say("run.longer", percent=percent) if ratio > 1 else say("run.shorter", percent=percent)
+    return _share_words(ratio, ("run.shorter", "run.length_same", "run.longer"), say)
 
 
 def pitch_words(ratio: float | None, say: Translator) -> str:
     """A pitch as a share of the recording's, in words; empty where it is not known."""
-    if ratio is None or ratio <= 0:
-        return ""
-    percent = round(100 * abs(ratio - 1))
-    if percent < 1:
-        return say("run.pitch_same")
-    return say("run.higher", percent=percent) if ratio > 1 else say("run.lower", percent=percent)
+    return _share_words(ratio, ("run.lower", "run.pitch_same", "run.higher"), say)
 
 
 def _token_words(ratio: float | None, say: Translator) -> str:
+    return _share_words(ratio, ("run.tokens_fewer", "run.tokens_same", "run.tokens_more"), say)
+
+
+def _share_words(ratio: float | None, keys: tuple[str, str, str], say: Translator) -> str:
+    """A ratio in the words for less, as much and more."""
     if ratio is None or ratio <= 0:
         return ""
+    less, same, more = keys
     percent = round(100 * abs(ratio - 1))
     if percent < 1:
-        return say("run.tokens_same")
-    return say("run.tokens_more", percent=percent) if ratio > 1 else say("run.tokens_fewer", percent=percent)
+        return say(same)
+    return say(more if ratio > 1 else less, percent=percent)
 
 
 def inside(folder: Path, named: str) -> Path | None:
