@@ -45,8 +45,11 @@ class AudioConfig:
 class TextConfig:
     """How text becomes ids and, optionally, features."""
 
-    vocab_size: int = field(2048, "size of the byte-level BPE, special tokens included", 270, 300000)
-    max_token_length: int = field(0, "longest merge of the BPE in bytes; 0 = no limit", 0, 64)
+    tokenizer: Literal["bpe", "xlm-r", "qwen2"] = field(
+        "bpe", "our own byte-level BPE, the one of BGE-M3, or the one of Qwen2"
+    )
+    vocab_size: int = field(2048, "number of ids, special tokens included", 270, 300000)
+    max_token_length: int = field(0, "longest merge of our own BPE in bytes; 0 = no limit", 0, 64)
     features: Literal["embedding", "features", "both"] = field(
         "embedding", "learned embedding of ids, BGE-M3 features alone, or both added"
     )
@@ -58,12 +61,18 @@ class GroupedConfig:
     """Tokens of form "grouped": self-supervised features -> token rate -> grouped residual VQ, learned with the
     decoder."""
 
+    encoder: Literal["mhubert-147", "cn-hubert-large", "w2v-bert-2.0"] = field(
+        "mhubert-147", "the self-supervised encoder"
+    )
+    layer: int = field(9, "its hidden state that is read; 0 = before the first transformer layer", 0, 64)
     feature_dim: int = field(768, "width of the self-supervised features (HuBERT base: 768)", 4, 8192)
     feature_rate: int = field(50, "features per second; a multiple of the token rate", 25, 200)
     vector_dim: int = field(768, "width of a token's vector; a multiple of the groups", 4, 8192)
     groups: int = field(2, "parts of the vector that have codebooks of their own", 1, 4)
     quantizers: int = field(1, "codebooks of each group, one after the other", 1, 2)
-    codebook_size: int = field(1024, "codes of each codebook", 2, 65536)
+    method: Literal["vq", "fsq"] = field("vq", "learned codebooks, or finite scalar quantisation")
+    codebook_size: int = field(1024, "codes of each codebook when the method is vq", 2, 65536)
+    levels: tuple[int, ...] = field((4, 4, 4, 4, 4), "levels when the method is fsq; their product is the codebook size")
     decay: float = field(0.99, "share of its old place that a code keeps at each step", 0.5, 0.99999)
     dead_below: float = field(0.03, "mean uses a batch under which a code is placed anew; 0 = never", 0, 100)
 
@@ -73,11 +82,15 @@ class SpeechTokenizerConfig:
     """Speech tokens in one of two forms.
 
     "s3": supervised semantic tokens, log-mel -> encoder -> 25 Hz -> FSQ or VQ -> recognition head; all fields but
-    `grouped` belong to it. "grouped": see `GroupedConfig`; of the fields here it reads `frame_rate` and
-    `prosody_levels`.
+    `grouped` belong to it. Of a published encoder only `frame_rate`, `quantizer`, `levels` or `codebook_size`, and
+    `prosody_levels` are ours to say, and must be what it has. "grouped": see `GroupedConfig`; of the fields here it
+    reads `frame_rate` and `prosody_levels`.
     """
 
     form: Literal["s3", "grouped"] = field("s3", "supervised tokens, or self-supervised features and a grouped VQ")
+    encoder: Literal["own", "s3-v1-50hz", "s3-v1-25hz", "s3-v2-25hz", "s3-v3-25hz"] = field(
+        "own", "of form s3: our own, trained by tools.train_tokenizer, or a published one"
+    )
     sample_rate: int = field(16000, "input rate, Hz", 8000, 48000)
     n_mels: int = field(80, "log-mel bands", 20, 256)
     hidden: int = field(192, "transformer width", 16, 4096)
@@ -97,6 +110,8 @@ class SpeechTokenizerConfig:
 class GPTConfig:
     """Qwen2 over text and speech embeddings."""
 
+    backbone: Literal["fresh", "qwen2-0.5b"] = field("fresh", "what the backbone's training starts from")
+
     hidden: int = field(256, "model width", 16, 8192)
     layers: int = field(6, "transformer layers", 1, 128)
     heads: int = field(4, "attention heads", 1, 128)
@@ -106,6 +121,10 @@ class GPTConfig:
     rope_theta: float = field(10000.0, "rotary base", 100, 1e8)
     positions: Literal["sequence", "aligned"] = field(
         "sequence", "RoPE positions in order, or text units where their sound is expected"
+    )
+    group_size: Literal[1, 2, 4] = field(1, "frames of one step (VALL-E 2); several need fewer steps")
+    codebooks: Literal["chain", "parallel", "delay"] = field(
+        "chain", "codes of a frame: each after the one before in one step, all at once, or each a step later"
     )
     dropout: float = field(0.1, "dropout on embeddings and residuals in training", 0, 0.9)
 

@@ -63,7 +63,7 @@ def test_a_broken_file_is_named(tmp_path) -> None:
 
 
 def test_an_unknown_preset_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="base, nano"):
+    with pytest.raises(ConfigError, match="base-wide, nano"):
         load_preset("giant")
 
 
