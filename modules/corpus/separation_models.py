@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from modules.corpus.hub import cached_snapshot, download_snapshot, hub_reachable
 from modules.errors import UserError
+from modules.hub.reaching import hub_reachable
+from modules.hub.snapshots import cached_snapshot, download_snapshot
+from modules.hub.source import load_source
 
 CLASSES = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs")
 
@@ -65,17 +67,18 @@ def load_separators(
     say: Callable[[str], None] | None = None,
     *,
     cache: Path | None = None,
-    reachable: Callable[[], bool] = hub_reachable,
+    reachable: Callable[[], bool] | None = None,
 ) -> list[nn.Module]:
     """The network or networks of a model, in evaluation mode on the CPU, all with a stem "vocals".
 
     Args:
         model: a name of `BAGS`, or a `.safetensors` or published `.th` file.
-        models: folder that may hold `demucs/<signature>.safetensors` or `demucs/<signature>-<digits>.th`.
+        models: folder that may hold `demucs/<signature>.safetensors` or `demucs/<signature>-<digits>.th`, and
+            the setting of where to download from.
 
     Raises:
         UserError: separation_model_unknown, separation_model_missing, separation_model_refused,
-            separation_model_broken, separation_no_vocals, hub_download.
+            separation_model_broken, separation_no_vocals, hub_download, hub_setting_broken, hub_endpoint_invalid.
     """
     bag = BAGS.get(model)
     if bag is None:
@@ -134,7 +137,7 @@ def _bag_files(
     models: Path,
     say: Callable[[str], None] | None,
     cache: Path | None,
-    reachable: Callable[[], bool],
+    reachable: Callable[[], bool] | None,
 ) -> list[Path]:
     folder = models / "demucs"
     names = [f"{signature}.safetensors" for signature in bag.files]
@@ -143,7 +146,8 @@ def _bag_files(
         return [path for path in found if path]
     snapshot = cached_snapshot(bag.repository, names, cache)
     if snapshot is None or not all((snapshot / name).is_file() for name in names):
-        if not reachable():
+        endpoint = load_source(models).snapshots_endpoint
+        if not (reachable() if reachable else hub_reachable(endpoint=endpoint)):
             missing = [name for name, path in zip(names, found) if path is None]
             raise UserError(
                 "separation_model_missing",
@@ -160,7 +164,7 @@ def _bag_files(
             )
         if say is not None:
             say(f"Downloading {bag.repository}, about {bag.megabytes} MB ...")
-        snapshot = download_snapshot(bag.repository, names, folder, cache)
+        snapshot = download_snapshot(bag.repository, names, folder, cache, endpoint)
     return [path or snapshot / name for path, name in zip(found, names)]
 
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.corpus.hub import cached_snapshot, download_snapshot, hub_reachable
 from modules.errors import UserError
+from modules.hub.reaching import hub_reachable
+from modules.hub.snapshots import cached_snapshot, download_snapshot
+from modules.hub.source import load_source
 
 _FILES = ("config.json", "preprocessor_config.json", "model.bin", "tokenizer.json", "vocabulary.*")
 _SMALLEST_MODEL_BYTES = 1024
@@ -55,20 +57,20 @@ def find_whisper_model(
     say: Callable[[str], None] | None = None,
     *,
     cache: Path | None = None,
-    reachable: Callable[[], bool] = hub_reachable,
+    reachable: Callable[[], bool] | None = None,
 ) -> Path:
     """The folder of a model, checked.
 
     Args:
         model: a size of `WHISPER_SIZES`, or a folder.
-        models: folder that may hold `whisper/<size>`.
+        models: folder that may hold `whisper/<size>`, and the setting of where to download from.
         say: told before a download begins.
         cache: the hub's cache; None is its usual place.
-        reachable: asked only when the model is nowhere on this machine.
+        reachable: asked only when the model is nowhere on this machine; None knocks at the source of downloads.
 
     Raises:
         UserError: asr_model_unknown, asr_model_incomplete (naming the missing files), asr_model_missing (not here, and
-            the hub cannot be reached), hub_download.
+            the hub cannot be reached), hub_download, hub_setting_broken, hub_endpoint_invalid.
     """
     size = WHISPER_SIZES.get(model)
     if size is None:
@@ -88,7 +90,8 @@ def find_whisper_model(
     cached = cached_snapshot(size.repository, _FILES, cache)
     if cached is not None and not missing_files(cached):
         return cached
-    if not reachable():
+    endpoint = load_source(models).snapshots_endpoint
+    if not (reachable() if reachable else hub_reachable(endpoint=endpoint)):
         raise UserError(
             "asr_model_missing",
             "The Whisper model {model} is not on this machine, and the model hub cannot be reached from it. Connect "
@@ -101,7 +104,7 @@ def find_whisper_model(
         )
     if say is not None:
         say(f"Downloading {size.repository}, about {size.megabytes} MB ...")
-    return check_whisper_folder(download_snapshot(size.repository, _FILES, by_hand, cache))
+    return check_whisper_folder(download_snapshot(size.repository, _FILES, by_hand, cache, endpoint))
 
 
 def missing_files(folder: Path) -> list[str]:

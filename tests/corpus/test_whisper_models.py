@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from modules.corpus.hub import can_connect, hub_reachable
 from modules.corpus.whisper_models import (
     WHISPER_SIZES,
     find_whisper_model,
@@ -15,6 +14,7 @@ from modules.corpus.whisper_models import (
     whisper_identity,
 )
 from modules.errors import UserError
+from modules.hub.reaching import can_connect, hub_reachable
 from tests.corpus.recognizers import EASY, Heard, model_folder, recognizer
 
 
