@@ -119,3 +119,34 @@ class LogMel(nn.Module):
         with torch.autocast(wav.device.type, enabled=False):
             power = _power(wav.float(), self.n_fft, self.hop_length, self.window)
             return torch.log((self.filters @ torch.sqrt(power + 1e-9)).clamp_min(_FLOOR))
+
+
+class WhisperLogMel(nn.Module):
+    """The log-mel that Whisper and the published S3 encoders read: wav [B, S] at 16 kHz -> mel [B, n_mels, S // 160].
+
+    Unlike the other spectra here, frame t is centred on sample 160 t: 25 ms Hann windows every 10 ms over a wav that
+    is reflected at its ends, the last frame dropped. Power in Slaney's bands, log10 of at least 1e-10, at most 8
+    below the clip's maximum, then (x + 4) / 4 (Radford et al. 2022, "Robust speech recognition via large-scale weak
+    supervision"; the constants are those of its published code). A wav shorter than a window is zero-extended, and
+    gives max(1, S // 160) frames. Holds no parameters; its buffers are not saved.
+    """
+
+    sample_rate, n_fft, hop_length = 16000, 400, 160
+
+    def __init__(self, n_mels: int = 128):
+        super().__init__()
+        self.n_mels = n_mels
+        filters = mel_filters(self.sample_rate, self.n_fft, n_mels, 0.0, self.sample_rate / 2)
+        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
+
+    def forward(self, wav: Tensor) -> Tensor:
+        """wav [B, S] -> mel [B, n_mels, max(1, S // 160)], float32; rows are whole clips, for padding moves them."""
+        frames = max(1, wav.shape[-1] // self.hop_length)
+        with torch.autocast(wav.device.type, enabled=False):
+            wav = F.pad(wav.float(), (0, max(0, self.n_fft - wav.shape[-1])))
+            spec = torch.stft(wav, self.n_fft, self.hop_length, window=self.window, return_complex=True)[..., :frames]
+            power = spec.real.square() + spec.imag.square()
+            mel = (self.filters @ power).clamp_min(1e-10).log10()
+            floor = mel.amax(dim=(1, 2), keepdim=True) - 8.0
+            return (torch.maximum(mel, floor) + 4.0) / 4.0

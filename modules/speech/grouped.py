@@ -13,6 +13,8 @@ stand in form "s3". Codebooks count quantizer by quantizer: the first of every g
 Shapes: B batch, F feature frames, T token frames, C codebooks, K streams, G groups, Q quantizers a group, D vector.
 """
 
+import hashlib
+import json
 import math
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.checkpoint import load_weights
-from modules.config import SpeechTokenizerConfig, from_dict
+from modules.config import SpeechTokenizerConfig, from_dict, to_dict
 from modules.errors import ConfigError, UserError
 from modules.speech.prosody import F0_FRAME_RATE_HZ, encode_prosody
 
@@ -42,7 +44,7 @@ class GroupedQuantizer(nn.Module):
     def __init__(self, config: SpeechTokenizerConfig):
         super().__init__()
         # The library costs a second to import, and only building a quantiser needs it.
-        from vector_quantize_pytorch import GroupedResidualVQ
+        from vector_quantize_pytorch import GroupedResidualFSQ, GroupedResidualVQ
 
         sizes = config.grouped
         _check_multiple("tokenizer.grouped.feature_rate", sizes.feature_rate, config.frame_rate)
@@ -51,16 +53,20 @@ class GroupedQuantizer(nn.Module):
         self.frame_rate = float(config.frame_rate)
         self.stride = sizes.feature_rate // config.frame_rate
         self.vector_dim = sizes.vector_dim
-        self.codebook_sizes = (sizes.codebook_size,) * (sizes.groups * sizes.quantizers)
+        self.scalar = sizes.method == "fsq"
+        self.codebook_sizes = codebook_sizes(config)
         self.frozen = False
         # A few channels of such encoders are tens of times larger than the rest; frames differ in size as well.
         self.norm = nn.LayerNorm(sizes.feature_dim, elementwise_affine=False)
         self.project = nn.Linear(self.stride * sizes.feature_dim, sizes.vector_dim)
         self._start_as_mean(sizes.feature_dim)
+        shape = {"dim": sizes.vector_dim, "groups": sizes.groups, "num_quantizers": sizes.quantizers}
+        if self.scalar:
+            self.inner = GroupedResidualFSQ(**shape, levels=list(sizes.levels))
+            self._spread_over_levels()
+            return
         self.inner = GroupedResidualVQ(
-            dim=sizes.vector_dim,
-            groups=sizes.groups,
-            num_quantizers=sizes.quantizers,
+            **shape,
             codebook_size=sizes.codebook_size,
             decay=sizes.decay,
             kmeans_init=True,
@@ -72,12 +78,24 @@ class GroupedQuantizer(nn.Module):
 
     @property
     def ready(self) -> bool:
-        """Whether the codebooks hold anything yet."""
+        """Whether the codebooks hold anything yet; those of an FSQ always do."""
         return all(bool(flag) for name, flag in self.inner.named_buffers() if name.endswith("initted"))
 
     def codebooks(self) -> Tensor:
-        """All codebooks, [C, codes, D / G], in the order of the codes."""
+        """All learned codebooks, [C, codes, D / G], in the order of the codes; an FSQ has learned none, [0, 0, 0]."""
+        if self.scalar:
+            return self.project.weight.new_zeros(0, 0, 0)
         return self.inner.codebooks.transpose(0, 1).flatten(0, 1)
+
+    def randomise_(self) -> "GroupedQuantizer":
+        """Codebooks of random vectors, for measuring speed without a training."""
+        with torch.no_grad():
+            for name, buffer in self.inner.named_buffers():
+                if name.endswith("initted"):
+                    buffer.fill_(True)
+                elif name.endswith("embed"):
+                    buffer.normal_()
+        return self
 
     def freeze(self) -> "GroupedQuantizer":
         """From now on neither a gradient nor an average moves anything, in train mode too."""
@@ -103,12 +121,9 @@ class GroupedQuantizer(nn.Module):
             commitment loss, the mean over codebooks. Vectors and ids are 0 where masked.
         """
         with torch.autocast(x.device.type, enabled=False):
-            hidden = self._hidden(x)[:, : mask.shape[1]]
             if self.training and not self.frozen:
-                # A frame that is not a number would stay in the averages for ever.
-                sound = mask & hidden.detach().isfinite().all(-1)
-                vectors, ids, loss = self.inner(hidden.where(sound.unsqueeze(-1), 0.0), mask=sound)
-                return vectors * mask.unsqueeze(-1), _by_quantizer(ids).clamp_min(0), loss.mean()
+                return self._learn(x, mask)
+            hidden = self._hidden(x)[:, : mask.shape[1]]
             ids = self._search(hidden) * mask.unsqueeze(-1)
             return self.vectors(ids) * mask.unsqueeze(-1), ids, hidden.new_zeros(())
 
@@ -124,10 +139,7 @@ class GroupedQuantizer(nn.Module):
         """
         with torch.autocast(x.device.type, enabled=False):
             ids = self._search(self._hidden(x))
-        if lengths is not None:
-            real = torch.arange(ids.shape[1], device=ids.device) < (lengths // self.stride)[:, None]
-            ids = ids * real.unsqueeze(-1)
-        return ids
+        return ids if lengths is None else ids * self._real(ids, lengths).unsqueeze(-1)
 
     def codes(self, x: Tensor, f0: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Features and pitch to the codes of all streams, as a language model learns them.
@@ -143,14 +155,44 @@ class GroupedQuantizer(nn.Module):
             return ids
         points = F0_FRAME_RATE_HZ // self.config.frame_rate
         f0 = nn.functional.pad(f0, (0, max(0, ids.shape[1] * points - f0.shape[1])))
-        return frame_codes(ids, encode_prosody(f0, levels, points)[:, : ids.shape[1]])
+        prosody = encode_prosody(f0, levels, points)[:, : ids.shape[1]]
+        return frame_codes(ids, prosody if lengths is None else prosody * self._real(ids, lengths))
 
     def vectors(self, codes: Tensor) -> Tensor:
         """Codes [.., C] -> vectors [.., D], exactly those of `forward` in use. Any leading shape."""
+        if self.scalar:
+            return self._scalar_vectors(codes)
         tables = self.codebooks()
         picked = tables[torch.arange(len(tables), device=codes.device), codes]
         # [.., Q, G, D / G]: what the quantizers of a group say adds up, the groups stand side by side.
         return picked.unflatten(-2, (self.config.grouped.quantizers, -1)).sum(-3).flatten(-2)
+
+    def _scalar_vectors(self, codes: Tensor) -> Tensor:
+        """`vectors` of an FSQ: every quantizer of a group adds its grid, finer each time, before one projection."""
+        codes = codes.unflatten(-1, (self.config.grouped.quantizers, -1))
+        parts = []
+        for group, part in enumerate(self.inner.rvqs):
+            picked = part.codebooks[torch.arange(codes.shape[-2], device=codes.device), codes[..., group]]
+            parts.append(part.project_out((picked * part.scales).sum(-2)))
+        return torch.cat(parts, -1)
+
+    def _learn(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`forward` of a training step. A frame that is not a number would stay in the averages for ever, and in every
+        weight: it counts as masked, and as silence on its way there."""
+        tokens = mask.shape[1]
+        finite = x[:, : tokens * self.stride].isfinite().all(-1).unflatten(1, (tokens, self.stride)).all(-1)
+        hidden = self._hidden(x.nan_to_num(0.0, 0.0, 0.0))[:, :tokens]
+        if self.scalar:
+            (vectors, ids), loss = self.inner(hidden), hidden.new_zeros(())
+        else:
+            sound = mask & finite
+            vectors, ids, loss = self.inner(hidden.where(sound.unsqueeze(-1), 0.0), mask=sound)
+        ids = _by_quantizer(ids).clamp_min(0) * mask.unsqueeze(-1)
+        return vectors * mask.unsqueeze(-1), ids, loss.mean()
+
+    def _real(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Where ids [B, T, C] of rows of that many feature frames are real: [B, T] bool."""
+        return torch.arange(ids.shape[1], device=ids.device) < (lengths // self.stride)[:, None]
 
     def _hidden(self, x: Tensor) -> Tensor:
         """Features [B, F, feature_dim] -> vectors to be coded [B, F // stride, D]."""
@@ -164,7 +206,11 @@ class GroupedQuantizer(nn.Module):
                 "quantizer_untrained",
                 "The speech tokens of this decoder have not been learned yet; train the decoder first.",
             )
-        return _by_quantizer(self.inner(hidden, freeze_codebook=True)[1])
+        if not self.scalar:
+            return _by_quantizer(self.inner(hidden, freeze_codebook=True)[1])
+        # Part by part: in train mode the library's group draws a random number, and nothing here may change.
+        parts = zip(self.inner.rvqs, hidden.chunk(self.inner.groups, -1), strict=True)
+        return _by_quantizer(torch.stack([part(piece)[1] for part, piece in parts]))
 
     def _start_as_mean(self, feature_dim: int) -> None:
         """The projection starts as the mean of a token's features, cut down by chance where D is smaller."""
@@ -175,6 +221,13 @@ class GroupedQuantizer(nn.Module):
                 one = torch.randn(self.vector_dim, feature_dim) * feature_dim**-0.5
             self.project.weight.copy_(one.repeat(1, self.stride) / self.stride)
             self.project.bias.zero_()
+
+    def _spread_over_levels(self) -> None:
+        """Vectors enter an FSQ at their own size: torch's usual start would leave its outer levels unused for long."""
+        with torch.no_grad():
+            for part in self.inner.rvqs:
+                if isinstance(part.project_in, nn.Linear):
+                    part.project_in.weight.mul_(math.sqrt(3.0))
 
 
 class FrameVectors:
@@ -205,11 +258,17 @@ def frame_vector_dim(config: SpeechTokenizerConfig) -> int:
     return config.grouped.vector_dim + config.prosody_levels
 
 
+def codebook_sizes(config: SpeechTokenizerConfig) -> tuple[int, ...]:
+    """Codes of each codebook of a config's grouped quantiser."""
+    sizes = config.grouped
+    size = math.prod(sizes.levels) if sizes.method == "fsq" else sizes.codebook_size
+    return (size,) * (sizes.groups * sizes.quantizers)
+
+
 def stream_sizes(config: SpeechTokenizerConfig) -> tuple[int, ...]:
     """Classes of each code stream of a config's tokens, of either form."""
-    sizes = config.grouped
     if config.form == "grouped":
-        books = (sizes.codebook_size,) * (sizes.groups * sizes.quantizers)
+        books = codebook_sizes(config)
     else:
         books = (math.prod(config.levels) if config.quantizer == "fsq" else config.codebook_size,)
     return (*books[:1], config.prosody_levels, *books[1:]) if config.prosody_levels else books
@@ -260,9 +319,27 @@ def load_quantizer(path: Path) -> GroupedQuantizer:
     return quantizer.freeze().eval()
 
 
+def quantizer_hash(quantizer: GroupedQuantizer) -> str:
+    """What decides the codes of features, as one word: whether a language model's codes are a decoder's.
+
+    It covers the sizes, the projection and the codebooks, and nothing that only training reads (averages, counters).
+    Numbers count to the precision of float16, so weights that were stored in half precision keep their word.
+    """
+    config = quantizer.config
+    told = to_dict(config.grouped) | {"frame_rate": config.frame_rate, "prosody_levels": config.prosody_levels}
+    for name in ("decay", "dead_below", "codebook_size" if quantizer.scalar else "levels"):
+        del told[name]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for name, tensor in sorted(quantizer.state_dict().items()):
+        if not name.startswith("inner.") or name.rpartition(".")[2] in ("embed", "weight", "bias"):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _by_quantizer(ids: Tensor) -> Tensor:
     """The library's [G, B, T, Q] -> [B, T, C], the first quantizer of every group first."""
-    return ids.permute(1, 2, 3, 0).flatten(2)
+    return ids.permute(1, 2, 3, 0).flatten(2).long()
 
 
 def _check_multiple(key: str, value: int, of: int) -> None:

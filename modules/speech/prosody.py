@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from modules.audio.pitch import track_f0
+
 STEPS_PER_SEMITONE = 2
 F0_FRAME_RATE_HZ = 100
 
@@ -49,6 +51,28 @@ def encode_prosody(f0: Tensor, levels: int, frames_per_token: int = 4) -> Tensor
     middle = levels // 2
     code = ((mean - centre) * 12 * STEPS_PER_SEMITONE).round().long() + middle
     return torch.where(voiced.sum(-1) * 2 >= frames_per_token, code.clamp(1, levels - 1), 0)
+
+
+def prosody_stream(
+    wav: Tensor, mask: Tensor, f0: Tensor | None, levels: int, sample_rate: int, frame_rate: int
+) -> Tensor:
+    """The prosody codes of clips, whatever makes their content codes.
+
+    Args:
+        wav: [B, S] at `sample_rate`; mask: [B, T] bool, True where a token is real.
+        f0: [B, N] Hz at 100 Hz if already tracked.
+        levels: number of codes; frame_rate: tokens per second.
+
+    Returns:
+        [B, T] int64; 0 where masked.
+    """
+    points = F0_FRAME_RATE_HZ // frame_rate
+    if f0 is None:
+        f0 = track_f0(wav, sample_rate, F0_FRAME_RATE_HZ)
+    valid = mask.repeat_interleave(points, 1)
+    f0 = functional.pad(f0, (0, max(0, valid.shape[1] - f0.shape[1])))
+    f0 = torch.where(valid, f0[:, : valid.shape[1]].to(mask.device), 0.0)
+    return encode_prosody(f0, levels, points) * mask
 
 
 def decode_prosody(codes: Tensor, median_hz: Tensor, frames: int, levels: int = 64) -> Tensor:

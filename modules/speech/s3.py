@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modules.audio.pitch import track_f0
 from modules.audio.spectral import LogMel
 from modules.config import SpeechTokenizerConfig
-from modules.speech.prosody import F0_FRAME_RATE_HZ, encode_prosody
+from modules.speech.prosody import prosody_stream
 from modules.speech.quantizer import Quantizer
 
 MEL_RATE_HZ = 100
@@ -110,20 +109,19 @@ class SemanticTokenizer(nn.Module):
         Returns:
             codes [B, T, K] int64, T = S // samples per token; 0 beyond a row's length.
         """
+        frames = wav.shape[1] // self.samples_per_token
         if lengths is None:
             lengths = torch.full((wav.shape[0],), wav.shape[1], device=wav.device)
+        if not (lengths >= self.samples_per_token).any():
+            return torch.zeros(wav.shape[0], frames, len(self.codebook_sizes), dtype=torch.long, device=wav.device)
         mel, tokens = self.mels(wav, lengths)
         hidden, mask = self.hidden(mel, tokens)
-        content = self.quantizer(hidden, mask)[1]
+        content = functional.pad(self.quantizer(hidden, mask)[1], (0, frames - mask.shape[1]))
         if len(self.codebook_sizes) == 1:
             return content.unsqueeze(-1)
-        if f0 is None:
-            f0 = track_f0(wav, self.sample_rate, F0_FRAME_RATE_HZ)
-        f0 = functional.pad(f0, (0, max(0, content.shape[1] * self.f0_frames_per_token - f0.shape[1])))
-        valid = mask.repeat_interleave(self.f0_frames_per_token, 1)
-        f0 = torch.where(valid, f0[:, : valid.shape[1]].to(content.device), 0.0)
-        prosody = encode_prosody(f0, self.config.prosody_levels, self.f0_frames_per_token)
-        return torch.stack([content, prosody * mask], dim=-1)
+        levels, rate = self.config.prosody_levels, self.config.frame_rate
+        prosody = prosody_stream(wav, _mask(tokens, frames), f0, levels, self.sample_rate, rate)
+        return torch.stack([content, prosody], dim=-1)
 
     def label_logits(self, content: Tensor) -> Tensor:
         """What the recognition head reads in content tokens alone.
@@ -136,11 +134,6 @@ class SemanticTokenizer(nn.Module):
         """
         quantised = self.quantizer.inner.indices_to_codes(content)
         return self.recogniser(quantised, torch.ones_like(content, dtype=torch.bool))[0]
-
-    @property
-    def f0_frames_per_token(self) -> int:
-        """Frames of a 100 Hz contour behind one token."""
-        return F0_FRAME_RATE_HZ // self.config.frame_rate
 
     def vectors(self, codes: Tensor) -> None:
         """None: these tokens enter the GPT through a learned embedding of their ids."""
