@@ -48,7 +48,7 @@ class TextConfig:
     tokenizer: Literal["bpe", "xlm-r", "qwen2"] = field(
         "bpe", "our own byte-level BPE, the one of BGE-M3, or the one of Qwen2"
     )
-    vocab_size: int = field(2048, "number of ids, special tokens included", 270, 300000)
+    vocab_size: int = field(2048, "number of ids, special tokens included", 16, 300000)
     max_token_length: int = field(0, "longest merge of our own BPE in bytes; 0 = no limit", 0, 64)
     features: Literal["embedding", "features", "both"] = field(
         "embedding", "learned embedding of ids, BGE-M3 features alone, or both added"
@@ -72,7 +72,9 @@ class GroupedConfig:
     quantizers: int = field(1, "codebooks of each group, one after the other", 1, 2)
     method: Literal["vq", "fsq"] = field("vq", "learned codebooks, or finite scalar quantisation")
     codebook_size: int = field(1024, "codes of each codebook when the method is vq", 2, 65536)
-    levels: tuple[int, ...] = field((4, 4, 4, 4, 4), "levels when the method is fsq; their product is the codebook size")
+    levels: tuple[int, ...] = field(
+        (4, 4, 4, 4, 4), "levels when the method is fsq; their product is the codebook size"
+    )
     decay: float = field(0.99, "share of its old place that a code keeps at each step", 0.5, 0.99999)
     dead_below: float = field(0.03, "mean uses a batch under which a code is placed anew; 0 = never", 0, 100)
 

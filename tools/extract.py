@@ -1,9 +1,16 @@
-"""Turn a dataset list, or a corpus store, into features: text ids, 32 kHz audio, speech tokens with f0.
+"""Turn a dataset list, or a corpus store, into features: text, 32 kHz audio, speech tokens with f0.
 
     python -m tools.extract --input logs/me/manifest.jsonl --experiment me
     python -m tools.extract --input logs/me/manifest.jsonl --experiment me --only text
     python -m tools.extract --input CORPUS --output FEATURES --models pretrained_models/nano --no-audio
     torchrun --nproc-per-node 4 -m tools.extract --input LIST --output FEATURES
+
+A preset whose speech tokens are learned with the decoder takes two goes: the first makes the features that they are
+learned from, the second, after tools.train_vits2, the tokens for tools.train_gpt:
+
+    python -m tools.extract --input LIST --experiment me --preset base --models pretrained_models/base
+    python -m tools.extract --input LIST --experiment me --preset base --models pretrained_models/base --only codes \
+        --decoder SoVITS_weights/me_e8_s800.safetensors
 
 Run it again after a stop, or when lines, recordings or encoders changed: each step does only what is missing.
 """
@@ -13,30 +20,47 @@ import functools
 import os
 import sys
 import time
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modules.config import load_preset
+import torch
+
+from modules.checkpoint import file_hash
+from modules.config import Preset, load_preset
 from modules.corpus.outputs import REJECTED_NAME, write_rejected
-from modules.data.extraction import Encoders, ExtractOptions, ExtractReport, extract
-from modules.data.features import STEPS, LineStore, LineWriter
+from modules.data.encoders import Encoders
+from modules.data.extraction import ExtractOptions, ExtractReport, extract
+from modules.data.features import ALL_STEPS, CODES, STEPS, LineStore, LineWriter
 from modules.data.file_memory import FileMemory
 from modules.data.held_out import hold_out
 from modules.data.recordings import CorpusRows, Recordings, Source
 from modules.data.sources import clean_path
-from modules.data.store import FeatureStore, telling_full_disk
+from modules.data.store import FeatureStore, entry_key, telling_full_disk
 from modules.data.validation import check_manifest
 from modules.errors import UserError
 from modules.experiment import Experiment, experiment_name
 from modules.progress import StepProgress
-from modules.runtime import set_threads
+from modules.runtime import pick_device, set_threads
+from modules.speech.building import S3_FILE, load_features, load_speech
+from modules.speech.contract import SpeechTokens
+from modules.speech.encoder_files import FILES
+from modules.speech.grouped import GroupedQuantizer, load_quantizer, quantizer_hash
+from modules.speech.published_s3 import PUBLISHED
+from modules.speech.self_supervised import HOP, SelfSupervised
 from modules.speech.train import load_tokenizer
-from modules.text.tokenizer import TextTokenizer
+from modules.text.building import load_text, text_identity
+from modules.text.encoder import Precision
 from tools.running import run_step
 
 SPLITS_NAME = "splits.json"
 MEMORY_NAME = "recordings-{rank:03d}.json"
-DOING = {"look": "looking at the recordings", "text": "reading the texts", "sound": "encoding the recordings"}
+DOING = {
+    "look": "looking at the recordings",
+    "text": "reading the texts",
+    "sound": "encoding the recordings",
+    CODES: "making speech tokens",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.only == "audio" and arguments.no_audio:
         parser.error("--only audio asks for what --no-audio leaves out")
+    if arguments.only == CODES and not arguments.decoder:
+        parser.error("--only codes needs --decoder, the file of a trained decoder")
     work = functools.partial(_run, arguments)
     job = arguments.job if arguments.rank == 0 else None
     return run_step(work, job, stopped="stopped; run the same command again to go on")
@@ -57,9 +83,10 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         output = Experiment(experiment_name(arguments.experiment)).features
     else:
         output = clean_path(arguments.output)
-    steps = (arguments.only,) if arguments.only else STEPS
-    encoders = _encoders(arguments, steps)
-    audio = load_preset(arguments.preset).audio
+    preset = load_preset(arguments.preset)
+    steps = (arguments.only,) if arguments.only else (*STEPS, CODES) if arguments.decoder else STEPS
+    encoders = _encoders(arguments, preset, steps)
+    audio = preset.audio
     options = ExtractOptions(
         limit=arguments.limit, max_seconds=arguments.max_seconds, rank=arguments.rank, world=arguments.world
     )
@@ -101,21 +128,114 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         progress.finish(_result(output, report, len(rejected)))
 
 
-def _encoders(arguments: argparse.Namespace, steps: Sequence[str]) -> Encoders:
-    """The encoders of the steps; of the others only what they are told by."""
-    text_path = arguments.text_tokenizer or arguments.models / "tokenizer.json"
-    speech_path = arguments.speech_tokenizer or arguments.models / "s3.safetensors"
-    text = TextTokenizer.load(text_path) if "text" in steps else None
-    speech = load_tokenizer(speech_path) if "speech" in steps else None
-    files = FileMemory()
+def _encoders(arguments: argparse.Namespace, preset: Preset, steps: Sequence[str]) -> Encoders:
+    """The encoders of the steps; of the others only what they are told by.
+
+    Raises:
+        UserError: codes_not_learned, and those of `load_text`, `load_speech`, `load_features` and `load_quantizer`.
+    """
+    device = _device(arguments)
+    shared = arguments.encoders or arguments.models.parent
+    text, precision = preset.text, arguments.text_precision
+    front = None
+    if "text" in steps:
+        front = load_text(text, arguments.models, shared, device, precision, arguments.text_tokenizer)
+    speech = _speech(arguments, preset, shared, device) if "speech" in steps else None
+    grouped = preset.tokenizer.form == "grouped"
+    quantizer = _quantizer(arguments, preset, device) if arguments.decoder else None
     return Encoders(
-        text=text.encode if text else None,
-        speech=speech.encode if speech else None,
+        text=front.encode if front else None,
+        text_features=front.features if front and front.has_features else None,
+        text_hash=front.identity
+        if front
+        else text_identity(text, arguments.models, shared, precision, arguments.text_tokenizer),
+        speech=_on(device, speech.encode) if speech and not grouped else None,
+        ssl=speech.features if speech and grouped else None,
+        feature_dim=preset.tokenizer.grouped.feature_dim if grouped else 0,
         sample_rate=speech.sample_rate if speech else 0,
-        samples_per_token=speech.samples_per_token if speech else 0,
-        text_hash=files.content(text_path),
-        speech_hash=files.content(speech_path),
+        samples_per_token=0 if not speech else HOP if grouped else speech.samples_per_token,
+        speech_hash=_speech_hash(arguments, preset, shared),
+        codes=_on(device, quantizer.codes) if quantizer else None,
+        codes_hash=quantizer_hash(quantizer) if quantizer else "",
     )
+
+
+def _speech(
+    arguments: argparse.Namespace, preset: Preset, shared: Path, device: torch.device
+) -> SpeechTokens | SelfSupervised:
+    """What hears: of the form "grouped" the encoder alone, whose tokens come later."""
+    config = preset.tokenizer
+    if config.form == "grouped":
+        return load_features(config, shared, device)
+    if config.encoder == "own":
+        return load_tokenizer(_own_speech(arguments)).to(device)
+    return load_speech(config, arguments.models, shared, device)
+
+
+def _own_speech(arguments: argparse.Namespace) -> Path:
+    return arguments.speech_tokenizer or arguments.models / S3_FILE
+
+
+def _speech_hash(arguments: argparse.Namespace, preset: Preset, shared: Path) -> str:
+    """What makes the features of the speech step, without loading it; "" where a file is missing."""
+    config = preset.tokenizer
+    if config.form == "grouped":
+        told, files = [config.grouped.layer], [shared / config.grouped.encoder / name for name in FILES]
+    elif config.encoder == "own":
+        told, files = [], [_own_speech(arguments)]
+    else:
+        told = [config.encoder, config.prosody_levels]
+        files = [shared / config.encoder / PUBLISHED[config.encoder].file]
+    if not all(file.is_file() for file in files):
+        return ""
+    hashes = [file_hash(file) for file in files]
+    return entry_key(*map(str, told), *hashes) if told else hashes[0]
+
+
+def _quantizer(arguments: argparse.Namespace, preset: Preset, device: torch.device) -> GroupedQuantizer:
+    """The quantiser of --decoder.
+
+    Raises:
+        UserError: codes_not_learned where the preset's tokens are finished, codes_of_another_preset where the decoder
+            learned from other features, and those of `load_quantizer`.
+    """
+    if preset.tokenizer.form != "grouped":
+        raise UserError(
+            "codes_not_learned",
+            "The speech tokens of the preset {preset} are not learned with a decoder; leave --decoder out.",
+            preset=preset.name,
+        )
+    path = clean_path(arguments.decoder)
+    quantizer = load_quantizer(path)
+    ours, theirs = preset.tokenizer, quantizer.config
+    differing = [
+        f"{name} {getattr(theirs.grouped, name)} (the preset: {getattr(ours.grouped, name)})"
+        for name in ("encoder", "layer", "feature_dim", "feature_rate")
+        if getattr(theirs.grouped, name) != getattr(ours.grouped, name)
+    ]
+    if differing:
+        raise UserError(
+            "codes_of_another_preset",
+            "{file} was trained on other features than those of the preset {preset}: {differing}. Choose a decoder of "
+            "this preset.",
+            file=str(path),
+            preset=preset.name,
+            differing=", ".join(differing),
+        )
+    return quantizer.to(device)
+
+
+def _on(device: torch.device, encode: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """An encoder that is given tensors of the CPU, and gives such."""
+    return lambda *tensors: encode(*(tensor.to(device) for tensor in tensors)).cpu()
+
+
+def _device(arguments: argparse.Namespace) -> torch.device:
+    """Several processes share the GPUs out among themselves."""
+    device = pick_device(arguments.device)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", arguments.rank % torch.cuda.device_count())
+    return device
 
 
 def _remember(memory: FileMemory, output: Path, options: ExtractOptions) -> None:
@@ -179,11 +299,26 @@ def _parser() -> argparse.ArgumentParser:
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--output", type=Path, help="folder of the features; appended to")
     place.add_argument("--experiment", help="name of the voice: the features go to logs/NAME/features")
-    parser.add_argument("--only", choices=STEPS, help="do this step alone; without it, all")
+    parser.add_argument(
+        "--only", choices=ALL_STEPS, help="do this step alone; without it, all, codes if there is a --decoder"
+    )
     parser.add_argument("--preset", default="nano")
-    parser.add_argument("--models", type=Path, default=Path("pretrained_models/nano"), help="folder of the tokenizers")
+    parser.add_argument("--models", type=Path, default=Path("pretrained_models/nano"), help="folder of the preset")
+    parser.add_argument(
+        "--encoders", type=Path, help="folder of the encoders that presets share (default: the parent of --models)"
+    )
     parser.add_argument("--text-tokenizer", type=Path, help="tokenizer.json, if not in --models")
     parser.add_argument("--speech-tokenizer", type=Path, help="s3.safetensors, if not in --models")
+    parser.add_argument(
+        "--decoder", type=Path, metavar="FILE", help="decoder weights whose tokens are made of the features"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default auto)")
+    parser.add_argument(
+        "--text-precision",
+        choices=typing.get_args(Precision),
+        default="float32",
+        help="of the text encoder: float32, bf16 (half the memory), int8 (on a CPU alone; quicker, less exact)",
+    )
     parser.add_argument("--no-audio", action="store_true", help="leave the audio out (enough for the GPT)")
     parser.add_argument("--limit", type=int, default=0, help="at most so many clips per language and split; 0 = all")
     parser.add_argument("--max-seconds", type=float, default=20.0, help="longer clips are skipped")

@@ -1,6 +1,7 @@
 """Speak a text in the voice of one or several recordings.
 
 python -m tools.synthesize --reference A.wav --text "Hello there." --output out.wav
+python -m tools.synthesize --preset base --random-weights --reference A.wav --text "Hello there." --json
 """
 
 import argparse
@@ -17,10 +18,13 @@ from modules.paths import PRETRAINED_MODELS
 from modules.text.sentences import CUTS, split_text
 
 if TYPE_CHECKING:
+    from modules.evaluation.part_cost import PartCost
     from modules.inference.options import Segment, SpeakOptions
     from modules.inference.synthesizer import Synthesizer
     from modules.inference.voice import Voice
 
+RANDOM_SECONDS = 5.0
+"""Length of a sentence of random weights, which end it by chance alone."""
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 130
 
@@ -48,10 +52,27 @@ def build_parser() -> argparse.ArgumentParser:
     text.add_argument("--text", help="text to speak, any language or mixture")
     text.add_argument("--text-file", type=Path, metavar="FILE", help="UTF-8 file with the text")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE.wav", help="16-bit wav; its settings go beside it as .json"
+        "--output", type=Path, metavar="FILE.wav", help="16-bit wav; its settings go beside it as .json"
     )
     parser.add_argument(
         "--preset", default="nano", help="name of the model folder in pretrained_models/ (default nano)"
+    )
+    parser.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="build --preset in full size with random weights, to see what this machine carries; it speaks noise",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="X",
+        help="length of every sentence, wherever the model would end it (default with --random-weights: 5)",
+    )
+    parser.add_argument(
+        "--text-precision",
+        default="float32",
+        choices=("float32", "bf16", "int8"),
+        help="of the text encoder on a CPU, for presets that have one (default float32)",
     )
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="another model folder")
     parser.add_argument("--gpt", type=Path, metavar="FILE", help="own weights of the language model (GPT_weights/...)")
@@ -95,16 +116,14 @@ def run(arguments: argparse.Namespace) -> int:
     text = _text(arguments)
     split_text(text, arguments.cut)  # refuses text that cannot be spoken before anything is loaded
     weights, texts = _per_reference(arguments)
-    output = _checked_output(arguments.output)
+    output = _checked_output(arguments)
     # Heavy imports after the cheap checks, so that a typo is told at once and Ctrl-C is clean from the start.
     from modules.audio.io import write
     from modules.checkpoint import write_atomic
-    from modules.inference.synthesizer import Synthesizer
     from modules.inference.voice import Voice, load_reference
 
     options = _options(arguments)
-    folder = arguments.model or PRETRAINED_MODELS / arguments.preset
-    synthesizer = Synthesizer.load(folder, device=arguments.device, gpt=arguments.gpt, vits2=arguments.vits2)
+    synthesizer, costs, model = _load(arguments)
     audio = synthesizer.preset.audio
     references = [
         load_reference(path, said, weight, audio)
@@ -115,7 +134,11 @@ def run(arguments: argparse.Namespace) -> int:
     segments, times, interrupted = _speak(arguments, synthesizer, voice, text, options)
     wav = synthesizer.join(segments, options.pause_seconds)
     report = _report(synthesizer, segments, len(wav) / synthesizer.sample_rate, times)
-    write(output, wav, synthesizer.sample_rate)
+    if costs:
+        report["device"] = str(synthesizer.device)
+        report["parts"] = [cost.row() for cost in costs]
+    if output is not None:
+        write(output, wav, synthesizer.sample_rate)
     sidecar = {
         "text": text,
         "references": [
@@ -123,18 +146,58 @@ def run(arguments: argparse.Namespace) -> int:
             for file, said, weight, reference in zip(arguments.reference, texts, weights, references, strict=True)
         ],
         "options": {**dataclasses.asdict(options), "seed": synthesizer.used_seed},
-        "model": {"folder": str(folder), "preset": synthesizer.preset.name, "hashes": synthesizer.hashes},
+        "model": model | {"preset": synthesizer.preset.name, "hashes": synthesizer.hashes},
         "complete": not interrupted,
         **report,
     }
-    write_atomic(output.with_suffix(".json"), json.dumps(sidecar, ensure_ascii=False, indent=2).encode("utf-8"))
+    if output is not None:
+        write_atomic(output.with_suffix(".json"), json.dumps(sidecar, ensure_ascii=False, indent=2).encode("utf-8"))
     if arguments.json:
         print(json.dumps(report, ensure_ascii=False))
     else:
-        print(f"{output}: {report['seconds']:.1f} s of speech in {times[1]:.1f} s, seed {synthesizer.used_seed}")
+        print("\n".join(_cost_table(costs)), end="\n" if costs else "")
+        told = f"{output}: " if output is not None else ""
+        print(f"{told}{report['seconds']:.1f} s of speech in {times[1]:.1f} s, seed {synthesizer.used_seed}")
     if interrupted:
         print("stopped; the finished sentences were written", file=sys.stderr)
     return EXIT_STOPPED if interrupted else 0
+
+
+def _load(arguments: argparse.Namespace) -> tuple["Synthesizer", list["PartCost"], dict[str, Any]]:
+    """What speaks, the costs of its parts where they are watched, and where it came from."""
+    from modules.inference.synthesizer import Synthesizer
+
+    if not arguments.random_weights:
+        folder = arguments.model or PRETRAINED_MODELS / arguments.preset
+        synthesizer = Synthesizer.load(
+            folder,
+            device=arguments.device,
+            gpt=arguments.gpt,
+            vits2=arguments.vits2,
+            text_precision=arguments.text_precision,
+        )
+        return synthesizer, [], {"folder": str(folder)}
+    from modules.config import load_preset
+    from modules.evaluation.part_cost import watched
+    from modules.inference.random_parts import random_parts
+    from modules.runtime import pick_device
+
+    preset = load_preset(arguments.preset)
+    parts, costs = watched(random_parts(preset, pick_device(arguments.device), text_precision=arguments.text_precision))
+    return Synthesizer(parts), costs, {"folder": None, "random_weights": True}
+
+
+def _cost_table(costs: list["PartCost"]) -> list[str]:
+    """The costs of the parts as lines for people."""
+    if not costs:
+        return []
+    lines = [f"{'part':18}{'numbers':>14}{'float32 MiB':>13}{'seconds':>9}{'peak MiB':>10}{'calls':>7}"]
+    for cost in costs:
+        lines.append(
+            f"{cost.part:18}{cost.parameters:14,}{cost.row()['float32_mib']:13.0f}{cost.seconds:9.2f}"
+            f"{cost.peak_mib:10.0f}{cost.calls:7}"
+        )
+    return lines
 
 
 def _options(arguments: argparse.Namespace) -> "SpeakOptions":
@@ -153,6 +216,7 @@ def _options(arguments: argparse.Namespace) -> "SpeakOptions":
         fuse_gpt=not arguments.no_fuse_gpt,
         fuse_decoder=not arguments.no_fuse_decoder,
         noise_scale=arguments.noise_scale,
+        forced_seconds=arguments.seconds or (RANDOM_SECONDS if arguments.random_weights else 0.0),
     )
 
 
@@ -232,8 +296,13 @@ def _per_reference(arguments: argparse.Namespace) -> tuple[list[float], list[str
     return weights, texts
 
 
-def _checked_output(path: Path) -> Path:
+def _checked_output(arguments: argparse.Namespace) -> Path | None:
     """The output path with its folder made. Found out now, not after minutes of work."""
+    path = arguments.output
+    if path is None:
+        if arguments.random_weights:
+            return None
+        raise UserError("output_needed", "Where the sound goes is not said; name a file with --output FILE.wav.")
     if path.suffix.lower() != ".wav":
         raise UserError("output_not_wav", "The output {file} must end in .wav; rename it.", file=str(path))
     try:

@@ -29,11 +29,12 @@ from modules.gpt.dataset import (
 )
 from modules.gpt.lora import RANKS, add_lora
 from modules.gpt.model import SpeechGPT, load_gpt
+from modules.gpt.qwen import start_backbone
 from modules.gpt.train import WEIGHTS_NAME, GPTStage, StageOptions, Validation
 from modules.inference.samples import SampleMaker
 from modules.paths import PRETRAINED_MODELS
 from modules.progress import StepProgress
-from modules.speech.grouped import FrameVectors, load_quantizer, stream_sizes
+from modules.speech.grouped import FrameVectors, load_quantizer, quantizer_hash, stream_sizes
 from modules.training.loop import LoopConfig
 from modules.training.stage import Samples
 from tools.running import run_step
@@ -66,9 +67,12 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     """Build model, data and stage from the flags, and hand them to the loop. Raises Stopped, after saving."""
     team = begin(arguments)
     preset = load_preset(arguments.preset)
+    _check_codes(arguments, preset)
     model = _model(arguments, preset)
     if model.vector_dim is not None:
-        model.set_vectors(FrameVectors(load_quantizer(arguments.decoder / DECODER_NAME).to(team.device)))
+        quantizer = load_quantizer(arguments.decoder / DECODER_NAME).to(team.device)
+        model.set_vectors(FrameVectors(quantizer))
+        model.statistics["quantizer"] = quantizer_hash(quantizer)
     features = model.text_config.features != "embedding"
     mix = MixOptions(
         pair_ratio=arguments.pair_ratio,
@@ -166,7 +170,24 @@ def _model(arguments: argparse.Namespace, preset: Preset) -> SpeechGPT:
             preset=preset.name,
             expected=len(sizes),
         )
-    return build_gpt_of_preset(preset, streams, share_tables=arguments.share_tables)
+    model = build_gpt_of_preset(preset, streams, share_tables=arguments.share_tables)
+    if preset.gpt.backbone != "fresh" and not arguments.resume:  # a resumed one has learned on from there
+        start_backbone(model, arguments.encoders / preset.gpt.backbone)
+    return model
+
+
+def _check_codes(arguments: argparse.Namespace, preset: Preset) -> None:
+    """Tokens of form "grouped" are made in a step of their own, after the decoder has learned them."""
+    for store in arguments.store:
+        if "codes" not in open_store(store).columns:
+            raise UserError(
+                "codes_missing",
+                "The features in {store} hold no speech tokens yet: the decoder had to learn them first. Make them "
+                "with tools.extract --only codes --preset {preset} --decoder {decoder}.",
+                store=str(store),
+                preset=preset.name,
+                decoder=str(arguments.decoder / DECODER_NAME),
+            )
 
 
 def _validation(arguments: argparse.Namespace, mix: MixOptions, features: bool, end_code: int) -> Validation:
@@ -201,7 +222,14 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=PRETRAINED_MODELS / "nano",
         metavar="FOLDER",
-        help="preset whose decoder speaks --samples",
+        help="model or run folder whose decoder speaks --samples, and whose codes are learned where it has its own",
+    )
+    parser.add_argument(
+        "--encoders",
+        type=Path,
+        default=PRETRAINED_MODELS,
+        metavar="FOLDER",
+        help="holds the published models, of which a preset may start from one",
     )
     parser.add_argument(
         "--lora-rank",

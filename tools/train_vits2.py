@@ -66,7 +66,11 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         )
     preset = load_preset(arguments.preset)
     stores = [open_store(path) for path in arguments.store]
-    tokens = {"token_rate": float(preset.tokenizer.frame_rate), "tokenizer": preset.tokenizer}
+    tokens = {
+        "token_rate": float(preset.tokenizer.frame_rate),
+        "tokenizer": preset.tokenizer,
+        "text": preset.text,
+    }
     dataset = DecoderDataset(stores, preset.audio, "train", arguments.window_seconds, **tokens)
     model = build_vits2(preset, _text_vocab(arguments, preset), arguments.codebook_sizes or ())
     if arguments.init:
@@ -96,7 +100,7 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         print(
             f"{len(dataset)} clips of {len(dataset.by_speaker)} speakers, {inference / 1e6:.2f} M inference parameters"
         )
-    fingerprints = [store.fingerprint() for store in stores]
+    fingerprints = [store.fingerprint(codes=False) for store in stores]  # what the decoder does not read
     same = {"vits2": preset.vits2, "audio": preset.audio, "tokenizer": preset.tokenizer, "train": stage.config}
     run_training(
         arguments, stage, batches, _loop_config(arguments, batches.sampler, team.world, fingerprints), team, progress,

@@ -80,8 +80,12 @@ class Rows(ABC):
         """The keys of all rows, in order."""
         return self.column("key")
 
-    def fingerprint(self) -> str:
-        """Tells this set of rows from any other, in whatever order they came."""
+    def fingerprint(self, codes: bool = True) -> str:
+        """Tells this set of rows from any other, in whatever order they came.
+
+        Args:
+            codes: whether codes that are made in a step of their own count; without, making them changes nothing.
+        """
         return entry_key(*sorted(self.keys()))
 
     def index(self, key: str) -> int:

@@ -1,11 +1,15 @@
 """Recordings to features in three steps: text ids, loudness-normalised audio, and speech tokens with f0.
 
+Where the tokens are learned with the decoder, the third step makes the features that they are made of (ssl), and a
+fourth one, once there is a decoder, makes codes of what the third one wrote.
+
 The encoders are handed in, so this room knows none of them. First all lines are looked at, without decoding a sound:
 what a step made before, of the same content by the same encoder, is not made again. Then come the texts, and then the
 sounds that are needed, batched by length. A line that cannot be read is reported and left out.
+
+Shapes: B batch, S samples, T token frames, K code streams, F feature frames, N points of f0, U text units, D width.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,40 +22,19 @@ from modules.audio.loudness import normalize
 from modules.audio.pitch import track_f0
 from modules.audio.resample import resample
 from modules.config import AudioConfig
-from modules.data.features import Line, LineWriter
+from modules.data.encoders import Encoders, flat_codes, half
+from modules.data.features import CODES, Line, LineWriter
 from modules.data.recordings import Sound, Source
 from modules.data.store import entry_key
 from modules.errors import Stopped, UserError
 
 F0_RATE_HZ = 100
-VERSION = "1"
-"""Part of every step's hash: to be raised when the same input gives other features."""
 WINDOW_LINES = 512
 LOOK_LINES = 64
+TEXT_LINES = 32
+"""Texts that go through a text encoder together."""
+SOUND_STEPS = {"audio", "speech"}
 FIELDS = ("speaker", "language", "split", "text", "source")
-
-
-@dataclass(frozen=True)
-class Encoders:
-    """What extraction needs: `text(str) -> ids`, `speech(wav [B,S], lengths [B], f0) -> codes [B,T,K]`, the
-    speech encoder's rates, and for each encoder a hash that changes when it does. One whose step is not asked for
-    may be None."""
-
-    text: Callable[[str], list[int]] | None
-    speech: Callable[[Tensor, Tensor, Tensor], Tensor] | None
-    sample_rate: int
-    samples_per_token: int
-    text_hash: str
-    speech_hash: str
-
-    def hashes(self, audio: AudioConfig, keep_audio: bool = True) -> dict[str, str]:
-        """What makes the features of each step, audio "" where it is left out; for `LineWriter`."""
-        settings = json.dumps([audio.sample_rate, audio.loudness_lufs, audio.true_peak_db])
-        return {
-            "text": entry_key(VERSION, self.text_hash),
-            "audio": entry_key(VERSION, settings) if keep_audio else "",
-            "speech": entry_key(VERSION, self.speech_hash),
-        }
 
 
 @dataclass(frozen=True)
@@ -100,11 +83,12 @@ def extract(
     """Fill `writer` with the features of a source, those of its steps.
 
     Args:
-        on_progress: gets the lines done, all lines, and what is done with them ("look", "text", "sound").
+        on_progress: gets the lines done, all lines, and what is done with them ("look", "text", "sound", "codes").
         on_reject: gets the number of a row that was left out, and why.
 
     Raises:
         Stopped: `should_stop` answered true; what was made stays.
+        UserError: codes_before_features when codes are to be made of features of which no line has any.
     """
     return _Extraction(source, writer, encoders, audio, options, on_progress, should_stop, on_reject).run()
 
@@ -137,17 +121,18 @@ class _Extraction:
         known = len(self.lines)
         if texts := [row for row, steps in lacking.items() if "text" in steps]:
             self._encode_texts(texts)
-        if sounds := [row for row, steps in lacking.items() if set(steps) - {"text"}]:
+        if sounds := [row for row, steps in lacking.items() if set(steps) & SOUND_STEPS]:
             self._encode_sounds(sounds)
         if len(self.lines) < known:
             self.writer.write_lines(self.lines.values())
+        waiting: set[int] = set()
+        if rows := [row for row in self.lines if CODES in lacking[row]]:
+            waiting = self._encode_codes(rows)
         for row in self.lines:
             for step in self.writer.steps:
-                count = self.report.steps[step]
-                count.done, count.already = (
-                    count.done + (step in lacking[row]),
-                    count.already + (step not in lacking[row]),
-                )
+                count, lacked = self.report.steps[step], step in lacking[row]
+                count.done += lacked and not (step == CODES and row in waiting)
+                count.already += not lacked
         self.report.already = sum(not lacking[row] for row in self.lines)
         self.report.done = len(self.lines) - self.report.already
         return self.report
@@ -186,6 +171,7 @@ class _Extraction:
             text_key=entry_key(hashes["text"], values[FIELDS.index("text")]),
             audio_key=entry_key(hashes["audio"], content) if hashes["audio"] else "",
             speech_key=entry_key(hashes["speech"], content),
+            codes_key=entry_key(hashes[CODES], content) if hashes[CODES] else "",
         )
 
     def _choose(self) -> list[int]:
@@ -220,14 +206,20 @@ class _Extraction:
 
     def _encode_texts(self, rows: Sequence[int]) -> None:
         self._step(0, len(rows), "text")
-        for number, row in enumerate(rows, start=1):
-            line = self.lines[row]
-            if not self.writer.has("text", line.text_key):
-                ids = np.array(self.encoders.text(line.text), dtype=np.int32)
-                self.writer.add("text", line.text_key, text_ids=ids)
-            if number % LOOK_LINES == 0 or number == len(rows):
-                self._step(number, len(rows), "text")
+        texts = {self.lines[row].text_key: self.lines[row].text for row in rows}  # many lines may have the same
+        missing = [(key, text) for key, text in texts.items() if not self.writer.has("text", key)]
+        for start in range(0, len(missing), TEXT_LINES):
+            part = missing[start : start + TEXT_LINES]
+            features = self._text_features([text for _, text in part])
+            for (key, text), more in zip(part, features, strict=True):
+                self.writer.add("text", key, text_ids=np.array(self.encoders.text(text), dtype=np.int32), **more)
+            self._step(round((start + len(part)) / len(missing) * len(rows)), len(rows), "text")
         self.writer.flush("text")  # the sounds take long, and a line needs both
+
+    def _text_features(self, texts: list[str]) -> list[dict[str, np.ndarray]]:
+        if self.encoders.text_features is None:
+            return [{} for _ in texts]
+        return [{"text_features": half(states)} for states in self.encoders.text_features(texts)]
 
     def _encode_sounds(self, rows: Sequence[int]) -> None:
         finished = 0
@@ -258,7 +250,7 @@ class _Extraction:
         for row in rows:
             line = self.lines[row]
             # The same recording may stand under several texts.
-            if line.speech_key in sounds or not set(self._lacking(line)) - {"text"}:
+            if line.speech_key in sounds or not set(self._lacking(line)) & SOUND_STEPS:
                 continue
             try:
                 sound = self.source.read(row)
@@ -283,18 +275,51 @@ class _Extraction:
         lengths = torch.tensor([len(w) for w in wavs])
         batch = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
         f0 = track_f0(batch, rate, F0_RATE_HZ)
-        codes = self.encoders.speech(batch, lengths, f0)
+        made = self.encoders.speech(batch, lengths, f0) if self.encoders.ssl is None else None
+        ssl = self.encoders.ssl(batch, lengths) if self.encoders.ssl is not None else None
         for b, (key, sound) in enumerate(sounds.items()):
-            tokens = int(lengths[b]) // self.encoders.samples_per_token
+            count = int(lengths[b]) // self.encoders.samples_per_token
+            if ssl is None:
+                values = {"codes": flat_codes(made[b, :count]), "codebooks": int(made.shape[2])}
+            else:
+                values = {"ssl": half(ssl[b, :count].cpu().numpy())}
             frames = int(lengths[b]) * F0_RATE_HZ // rate
-            self.writer.add(
-                "speech",
-                key,
-                seconds=float(sound.seconds),
-                codes=codes[b, :tokens].reshape(-1).numpy().astype(np.int16),
-                codebooks=int(codes.shape[2]),
-                f0=f0[b, :frames].numpy().astype(np.float32),
+            contour = f0[b, :frames].numpy().astype(np.float32)
+            self.writer.add("speech", key, seconds=float(sound.seconds), **values, f0=contour)
+
+    def _encode_codes(self, rows: Sequence[int]) -> set[int]:
+        """Codes of what the speech step wrote; the rows of which it has written nothing yet."""
+        if "speech" in self.writer.steps:
+            self.writer.flush("speech")
+        store = self.writer.read("speech")
+        waiting: set[int] = set()
+        places = {key: number for number, key in enumerate(store.keys())}
+        self._step(0, len(rows), CODES)
+        for number, row in enumerate(rows, start=1):
+            line = self.lines[row]
+            if line.speech_key not in places:
+                waiting.add(row)
+            elif not self.writer.has(CODES, line.codes_key):
+                codes = self._codes_of(store.row(places[line.speech_key], ("ssl", "f0")))
+                self.writer.add(CODES, line.codes_key, codes=flat_codes(codes), codebooks=int(codes.shape[1]))
+            if number % LOOK_LINES == 0 or number == len(rows):
+                self._step(number, len(rows), CODES)
+        if len(waiting) == len(rows) == len(self.lines):
+            raise UserError(
+                "codes_before_features",
+                "None of the {count} clips has the features that codes are made of; extract them first, with the same "
+                "preset: tools.extract --only speech",
+                count=len(rows),
             )
+        if waiting:
+            self.report.skipped["no features for codes yet"] += len(waiting)
+        return waiting
+
+    @torch.inference_mode()
+    def _codes_of(self, values: dict[str, np.ndarray]) -> Tensor:
+        """Codes [T, K] of one recording."""
+        ssl = torch.from_numpy(values["ssl"].reshape(-1, self.encoders.feature_dim).astype(np.float32))
+        return self.encoders.codes(ssl[None], torch.from_numpy(values["f0"])[None])[0]
 
 
 def _pcm(sound: Sound, audio: AudioConfig) -> np.ndarray:

@@ -1,18 +1,21 @@
 """What `tools.extract` writes: a small index of the lines of a dataset, and one feature store for each step.
 
     features/lines-000.arrow            who speaks what in which language and split, and the keys of the line's features
-    features/text/HASH/shard-*.arrow    text ids, by text and text encoder
+    features/text/HASH/shard-*.arrow    text ids, and text features if there are any, by text and text encoder
     features/audio/HASH/shard-*.arrow   audio, by recording and audio settings
-    features/speech/HASH/shard-*.arrow  speech tokens, f0 and length, by recording and speech encoder
+    features/speech/HASH/shard-*.arrow  speech tokens, f0 and length, by recording and speech encoder; instead of the
+                                        tokens the features (ssl) that a decoder makes tokens of while it learns
+    features/codes/HASH/shard-*.arrow   the tokens that a finished decoder makes of ssl, by recording and quantiser
 
 HASH tells what made the features, so another encoder begins a folder of its own, and the way back costs nothing.
 Shards only grow; the index is written anew by every run, one file for each process. A line whose features are not all
-there is not seen.
+there is not seen, but for codes: they come last, and a decoder is trained without. Until the first are there, the store
+has no such columns; a line that lacks its codes then has none and 0 codebooks.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -28,22 +31,26 @@ from modules.data.store import FeatureStore, StoreWriter, entry_key, telling_ful
 from modules.errors import UserError
 
 STEPS = ("text", "audio", "speech")
+CODES = "codes"
+ALL_STEPS = (*STEPS, CODES)
 INDEX_PATTERN = "lines-[0-9][0-9][0-9].arrow"
-_PLACES = b"places"
+_PLACES, _HASHES = b"places", b"hashes"
 _REPEATED = ("speaker", "language", "split", "source")
 _SHARDS = {
     "text": {"rows_per_shard": 4096},
     "audio": {"bytes_per_shard": 128 << 20},
-    "speech": {"rows_per_shard": 1024},
+    "speech": {"rows_per_shard": 1024, "bytes_per_shard": 128 << 20},
+    CODES: {"rows_per_shard": 4096},
 }
-"""An hour of audio is two shards; 1024 lines of speech tokens are what a kill may cost."""
+"""An hour of audio, or half an hour of ssl, is two shards; 1024 lines of speech tokens are what a kill may cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line of a dataset: what is known without its features, and the keys of these ("" = left out).
 
-    `key` changes when anything about the line does, its features included.
+    `key` changes when anything about the line does, its features included, but not its codes: who learns without them
+    has the same line before and after they are made.
     """
 
     speaker: str
@@ -54,10 +61,12 @@ class Line:
     text_key: str
     audio_key: str
     speech_key: str
+    codes_key: str = ""
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", entry_key(*(getattr(self, name) for name in self.__slots__ if name != "key")))
+        told = (getattr(self, name) for name in self.__slots__ if name not in ("codes_key", "key"))
+        object.__setattr__(self, "key", entry_key(*told))
 
     def step_key(self, step: str) -> str:
         """Key of the features of a step."""
@@ -79,13 +88,13 @@ class LineStore(Rows):
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
-        table, places = _read_index(self.folder)
+        table, places, _ = _read_index(self.folder)
         self._stores: dict[str, FeatureStore] = {}
         self._rows: dict[str, np.ndarray] = {}
         self.missing: dict[str, int] = {}
         """Step -> lines that lack its features; steps that lack none are left out."""
         whole = np.ones(table.num_rows, bool)
-        for step in STEPS:
+        for step in ALL_STEPS:
             keys = table.column(f"{step}_key").combine_chunks()
             rows = np.full(table.num_rows, -1, np.int64)
             if step in places and (self.folder / places[step]).is_dir():
@@ -94,14 +103,17 @@ class LineStore(Rows):
             wanted = pc.not_equal(keys, pa.scalar("", keys.type)).to_numpy(zero_copy_only=False)
             if lacking := int(np.count_nonzero(wanted & (rows < 0))):
                 self.missing[step] = lacking
-            whole &= ~wanted | (rows >= 0)
+            whole &= ~wanted | (rows >= 0) | (step == CODES)
             self._rows[step] = rows
         self.lines = table.num_rows
         """Lines of the dataset, those that are not seen included."""
         chosen = np.flatnonzero(whole)
-        table = table.drop_columns([f"{step}_key" for step in STEPS])
+        table = table.drop_columns([f"{step}_key" for step in ALL_STEPS])
         self._table = (table if whole.all() else table.take(pa.array(chosen))).combine_chunks()
         self._rows = {step: rows[chosen] for step, rows in self._rows.items()}
+        if CODES in self._stores and not (self._rows[CODES] >= 0).any():
+            del self._stores[CODES]  # those of other lines
+        self._codes_made = places[CODES] if CODES in self._stores else ""
         self._step_of = {name: step for step, store in self._stores.items() for name in store.columns if name != "key"}
         self._step_of.setdefault("audio", "audio")  # also where no line has any
 
@@ -123,9 +135,7 @@ class LineStore(Rows):
         for step in {self._step_of[name] for name in names if name in self._step_of}:
             inside = [name for name in names if self._step_of.get(name) == step]
             place = int(self._rows[step][index])
-            found |= (
-                self._stores[step].row(place, inside) if place >= 0 else dict.fromkeys(inside, np.zeros(0, np.int16))
-            )
+            found |= self._stores[step].row(place, inside) if place >= 0 else {name: _absent(name) for name in inside}
         return {name: found[name] if name in found else self._line(name, index) for name in names}
 
     def arrow(self, name: str) -> pa.Array:
@@ -134,9 +144,11 @@ class LineStore(Rows):
             return self._table.column(name).combine_chunks()
         step = self._step_of[name]
         rows = self._rows[step]
-        if step not in self._stores or (rows < 0).any():
+        column = self._stores[step].arrow(name) if step in self._stores else None
+        if column is not None and (rows < 0).any() and pa.types.is_integer(column.type):
+            return column.take(pa.array(rows, mask=rows < 0)).fill_null(0)
+        if column is None or (rows < 0).any():
             return pa.array(self._values(name), pa.large_list(pa.int16()))
-        column = self._stores[step].arrow(name)
         in_order = len(rows) == len(column) and np.array_equal(rows, np.arange(len(rows)))
         return column if in_order else column.take(pa.array(rows))
 
@@ -147,6 +159,11 @@ class LineStore(Rows):
         if step not in self._stores or not len(self._stores[step]):
             return np.zeros(len(rows), np.int64)
         return np.where(rows >= 0, self._stores[step].lengths(name)[rows], 0)
+
+    def fingerprint(self, codes: bool = True) -> str:
+        """Tells this set of rows from any other; without `codes` it stays when their codes are made, or made anew."""
+        made = [self._codes_made, str(np.count_nonzero(self._rows[CODES] >= 0))] if codes and self._codes_made else []
+        return entry_key(*sorted(self.keys()), *made)
 
     def _line(self, name: str, index: int) -> Any:
         if name not in self._table.column_names:
@@ -168,7 +185,9 @@ class LineWriter:
 
     Args:
         folder: created when absent.
-        hashes: what makes the features of each step, audio "" where it is left out.
+        hashes: what makes the features of each step, audio "" where it is left out. None where that cannot be told (the
+            step's encoder is not at hand): what an earlier run made for these lines then still counts. That of codes
+            is the quantiser's; earlier ones count as long as the speech features that they were made of do.
         steps: those that features are added to.
         rank, world: number of this process, and of all processes, that extract into one folder at once.
 
@@ -177,9 +196,15 @@ class LineWriter:
     """
 
     def __init__(
-        self, folder: Path | str, hashes: Mapping[str, str], steps: Sequence[str] = STEPS, rank: int = 0, world: int = 1
+        self,
+        folder: Path | str,
+        hashes: Mapping[str, str | None],
+        steps: Sequence[str] = STEPS,
+        rank: int = 0,
+        world: int = 1,
     ):
-        self.folder, self.hashes, self.rank, self.world = Path(folder), dict(hashes), rank, world
+        self.folder, self.rank, self.world = Path(folder), rank, world
+        self.hashes = _with_earlier(hashes, self.folder)
         self.steps = tuple(step for step in steps if self.hashes[step])
         self._places = {step: f"{step}/{made[:16]}" for step, made in self.hashes.items() if made}
         self._writers: dict[str, StoreWriter] = {}
@@ -217,6 +242,12 @@ class LineWriter:
         if not self.has(step, key):
             self._writers[step].add(key, **values)
 
+    def read(self, step: str) -> FeatureStore:
+        """What is on disk of a step's features, in this run or before; `flush` it first."""
+        folder = self.folder / self._places[step]
+        folder.mkdir(parents=True, exist_ok=True)
+        return FeatureStore(folder, everything=True)
+
     def flush(self, step: str) -> None:
         """Put what was added to a step on disk now, its unfinished shard included."""
         self._writers[step].flush()
@@ -228,7 +259,8 @@ class LineWriter:
         names = ["key", *(name for name in Line.__slots__ if name != "key")]
         columns = [pa.array([getattr(line, name) for line in lines], pa.large_string()) for name in names]
         columns = [c.dictionary_encode() if n in _REPEATED else c for n, c in zip(names, columns, strict=True)]
-        table = pa.table(columns, names).replace_schema_metadata({_PLACES: json.dumps(self._places).encode()})
+        told = {_PLACES: json.dumps(self._places).encode(), _HASHES: json.dumps(self.hashes).encode()}
+        table = pa.table(columns, names).replace_schema_metadata(told)
         buffer = pa.BufferOutputStream()
         with pa.ipc.new_file(buffer, table.schema) as writer:
             writer.write_table(table)
@@ -265,14 +297,38 @@ def _index_files(folder: Path) -> list[Path]:
     return sorted(folder.glob(INDEX_PATTERN))
 
 
-def _read_index(folder: Path) -> tuple[pa.Table, dict[str, str]]:
-    """The lines of all processes, and the folder of each step."""
-    tables, places = [], []
+def _absent(name: str) -> Any:
+    """What a line has in a column of audio or codes that it lacks."""
+    return 0 if name == "codebooks" else np.zeros(0, np.int16)
+
+
+def _with_earlier(hashes: Mapping[str, str | None], folder: Path) -> dict[str, str]:
+    """The hashes of all steps, those that are not known from the folder's index; codes' with what they are made of."""
+    earlier: dict[str, str] = {}
+    if any(hashes.get(step) is None for step in ALL_STEPS):
+        with suppress(UserError):  # without an index, or with a damaged one, nothing is known
+            earlier = _read_index(folder)[2]
+    found = {step: hashes.get(step) for step in ALL_STEPS}
+    for step in STEPS:
+        if found[step] is None:
+            found[step] = earlier.get(step) or entry_key("not at hand", step)
+    if found[CODES]:
+        found[CODES] = entry_key(found[CODES], found["speech"])
+    elif found[CODES] is None:
+        found[CODES] = earlier.get(CODES, "") if found["speech"] == earlier.get("speech") else ""
+    return found
+
+
+def _read_index(folder: Path) -> tuple[pa.Table, dict[str, str], dict[str, str]]:
+    """The lines of all processes, the folder of each step, and what makes its features."""
+    tables, places, hashes = [], [], []
     for path in _index_files(folder):
         try:
             # Not mapped: Windows would not let the next extraction replace it while a training is running.
-            tables.append(pa.ipc.open_file(pa.py_buffer(path.read_bytes())).read_all())
-            places.append(json.loads(tables[-1].schema.metadata[_PLACES]))
+            table = pa.ipc.open_file(pa.py_buffer(path.read_bytes())).read_all()
+            places.append(json.loads(table.schema.metadata[_PLACES]))
+            hashes.append(json.loads(table.schema.metadata.get(_HASHES, b"{}")))
+            tables.append(_with_codes_key(table.replace_schema_metadata(None)))
         except (pa.ArrowException, OSError, EOFError, TypeError, KeyError, ValueError) as cause:
             raise UserError(
                 "store_unreadable",
@@ -288,4 +344,11 @@ def _read_index(folder: Path) -> tuple[pa.Table, dict[str, str]]:
             folder=folder,
         )
     # Between two processes that begin with other encoders they may differ: then the features of one are missing yet.
-    return pa.concat_tables([table.replace_schema_metadata(None) for table in tables]).unify_dictionaries(), places[0]
+    return pa.concat_tables(tables).unify_dictionaries(), places[0], hashes[0]
+
+
+def _with_codes_key(table: pa.Table) -> pa.Table:
+    """An index that was written before there was a step of codes gets its column."""
+    if f"{CODES}_key" in table.column_names:
+        return table
+    return table.append_column(f"{CODES}_key", pa.array([""] * table.num_rows, pa.large_string()))

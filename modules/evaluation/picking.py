@@ -25,8 +25,10 @@ from modules.evaluation.picking_ears import Ears
 from modules.evaluation.picking_lines import Lines, choose_lines
 from modules.evaluation.picking_panel import Panel
 from modules.experiment import Experiment
-from modules.inference.parts import Parts, load_parts
+from modules.inference.parts import GPT_FILE, S3_FILE, VITS2_FILE, Parts, load_parts
+from modules.paths import PRETRAINED_MODELS
 from modules.runtime import pick_device
+from modules.speech.grouped import load_quantizer, quantizer_hash
 
 STAGES = ("vits2", "gpt")
 PICK_FILE, PICK_FOLDER = "pick.json", "pick"
@@ -85,6 +87,7 @@ def pick(
         Stopped: should_stop said so.
     """
     files = {stage: weight_files(experiment, stage) for stage in STAGES}
+    files["vits2"] = _speaking_the_same(files["vits2"], files["gpt"])
     if not any(files.values()):
         raise UserError(
             "pick_no_weights",
@@ -100,7 +103,7 @@ def pick(
     folder = root / str(1 + max((int(p.name) for p in root.glob("*") if p.name.isdigit()), default=0))
     folder.mkdir(parents=True)
     try:
-        panel = Panel(store, lines, Ears(options.models), folder, options.seed)
+        panel = Panel(store, lines, Ears(_ears_folder(options.models)), folder, options.seed)
         picked = _hear_all(panel, files, options, on_progress, should_stop)
         content = json.dumps(picked.as_json(), ensure_ascii=False, indent=1) + "\n"
         write_atomic(experiment.folder / PICK_FILE, content.encode("utf-8", "backslashreplace"))
@@ -126,6 +129,12 @@ def weight_files(experiment: Experiment, stage: str) -> list[Path]:
     return [path for _, path in sorted(found, key=lambda pair: [int(number) for number in pair[0].groups()])]
 
 
+def _speaking_the_same(decoders: list[Path], language_models: list[Path]) -> list[Path]:
+    """Of decoders with a quantiser of their own, those whose codes the language models have learned."""
+    learned = {load_weights(path).config.get("statistics", {}).get("quantizer") for path in language_models} - {None}
+    return [path for path in decoders if quantizer_hash(load_quantizer(path)) in learned] if learned else decoders
+
+
 def _hear_all(
     panel: Panel,
     files: dict[str, list[Path]],
@@ -135,12 +144,13 @@ def _hear_all(
 ) -> Picked:
     device = pick_device(options.device)
     each = len(panel.lines.plan)
-    total = each * sum(1 + len(files[stage]) for stage in STAGES)
+    candidates = {stage: [*_built_in(options.models, stage), *files[stage]] for stage in STAGES}
+    total = each * sum(map(len, candidates.values()))
     rows: list[Row] = []
     best: dict[str, Path | None] = {}
     for stage in STAGES:
         of_stage: list[Row] = []
-        for path in (None, *files[stage]):
+        for path in candidates[stage]:
             of_stage.append(Row(stage, path.name if path else ""))
             done = each * (len(rows) + len(of_stage) - 1)
 
@@ -150,7 +160,7 @@ def _hear_all(
 
             _hear(of_stage[-1], path, best.get("vits2"), panel, options.models, device, tell, should_stop)
             on_progress(done + each, total, of_stage[-1].error, [])
-        best[stage] = (None, *files[stage])[choose(of_stage)]
+        best[stage] = candidates[stage][choose(of_stage)] if of_stage else None
         rows += of_stage
     names = {stage: path.name if path else "" for stage, path in best.items()}
     return Picked(panel.lines, panel.ears.heard_by, rows, names, int(time.time()))
@@ -173,7 +183,7 @@ def _hear(
             row.epoch, row.step = _place_of(path)
             row.bytes, row.mtime_ns = _mark_of(path)  # before it is read: a change on the way then shows
             row.step = row.step or load_weights(path).lineage.step
-        parts = load_parts(models, device, gpt, vits2)
+        parts = load_parts(models, device, gpt, vits2, with_gpt=row.stage == "gpt")
         _check_finite(parts, row.stage, path or parts.files[row.stage])
     except UserError as error:
         if path is None:
@@ -181,6 +191,18 @@ def _hear(
         row.error = str(error)
         return
     panel.hear(row, parts, tell, should_stop)
+
+
+def _built_in(models: Path, stage: str) -> list[None]:
+    """What stands for the preset's own weights, where it has any."""
+    file = models / {"gpt": GPT_FILE, "vits2": VITS2_FILE}[stage]
+    return [None] if file.is_file() else []
+
+
+def _ears_folder(models: Path) -> Path:
+    """The model that hears: the preset itself, or nano where it has nothing of its own to hear with."""
+    whole = all((models / name).is_file() for name in (S3_FILE, VITS2_FILE))
+    return models if whole else PRETRAINED_MODELS / "nano"
 
 
 def _place_of(path: Path) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from modules.audio.io import write
 from modules.audio.pitch import track_f0
+from modules.audio.resample import resample
 from modules.data.store import FeatureStore
 from modules.errors import Stopped, UserError
 from modules.evaluation.picking_choice import Output, Row
@@ -64,7 +65,7 @@ class Panel:
     def __init__(self, store: FeatureStore, lines: Lines, ears: Ears, folder: Path, seed: int):
         self.lines, self.ears, self.folder, self.seed = lines, ears, folder, seed
         self.sound = cache(lambda row: sound(store, row))
-        self._codes = cache(lambda row: ears.codes(self.sound(row)))
+        self._own_codes = cache(lambda row: ears.codes(self.sound(row)))
         self._truth: Callable[[int], Heard] = cache(lambda row: ears.hear(self.sound(row)))
         self._voice: Callable[[int], np.ndarray] = cache(lambda row: ears.voice(self.sound(row)))
 
@@ -94,13 +95,15 @@ class Panel:
             truth = self.sound(line.row)
             with torch.inference_mode():
                 style = parts.vits2.style_of(torch.from_numpy(self.sound(line.reference))[None].to(device))
+            features = parts.text.features([line.text])
             wav = parts.vits2.infer(
-                self._codes(line.row)[None].to(device),
+                self._codes(parts, line.row)[None].to(device),
                 torch.tensor([parts.text.encode(line.text)], device=device),
                 style,
                 _median_hz(truth, self.ears.sample_rate),
                 noise_scale=SpeakOptions().noise_scale,
                 generator=torch.Generator().manual_seed(self._seed(number, seed)),
+                text_features=None if features is None else torch.from_numpy(features[0])[None].to(device),
             )
             made = wav.cpu().numpy()
             unheard = _failure(made, truth, self.ears.sample_rate) in _UNHEARD
@@ -129,12 +132,22 @@ class Panel:
     def _token_loss(self, parts: Parts, line: Line) -> float:
         """Cross-entropy of the recording's content tokens and their end after the reference, nats a token."""
         model = parts.gpt.model
+        places = ((line.reference, line.reference_text), (line.row, line.text))
+        features = parts.text.features([text for _, text in places]) or (None, None)
         said = [
-            Part(np.asarray(parts.text.encode(text), np.int64), self._codes(row).numpy())
-            for row, text in ((line.reference, line.reference_text), (line.row, line.text))
+            Part(np.asarray(parts.text.encode(text), np.int64), self._codes(parts, row).numpy(), told)
+            for (row, text), told in zip(places, features)
         ]
         batch = arrange([said], model.end_code, last_only=True).to(parts.device)
         return float(F.cross_entropy(model(batch)[0].float(), batch.targets[:, 0]))
+
+    @torch.inference_mode()
+    def _codes(self, parts: Parts, row: int) -> Tensor:
+        """The tokens [T, K] of a recording, as these parts make them."""
+        if parts.preset.tokenizer.form == "s3" and parts.preset.tokenizer.encoder == "own":
+            return self._own_codes(row)  # every row of the pick has the same
+        wav = torch.from_numpy(resample(self.sound(row), self.ears.sample_rate, parts.speech.sample_rate))[None]
+        return parts.speech.encode(wav.to(parts.device))[0].cpu()
 
     def _reference(self, parts: Parts, row: int) -> Reference:
         text = next(line.reference_text for line in self.lines.lines if line.reference == row)

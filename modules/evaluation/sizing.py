@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from modules.config import Preset
 from modules.gpt.building import build_gpt_of_preset
 from modules.gpt.model import SpeechGPT
+from modules.speech.encoder_files import random_encoder
 from modules.speech.grouped import GroupedQuantizer
 from modules.speech.s3 import SemanticTokenizer
+from modules.text.encoder import full_size_encoder
 from modules.vits2.building import build_vits2
 from modules.vits2.discriminators import Discriminators
 from modules.vits2.train import VITS2TrainConfig
@@ -24,7 +26,7 @@ class PartSize:
     """One part of a model.
 
     Args:
-        model: "tokenizer", "gpt", "vits2" or "discriminators".
+        model: "encoders", "gpt", "vits2" or "discriminators".
         part: its name within the model.
         trainable: numbers that training moves, codebooks included.
         frozen: numbers that are used as they are.
@@ -48,7 +50,7 @@ class PartSize:
 def part_sizes(preset: Preset, training: VITS2TrainConfig | None = None) -> list[PartSize]:
     """Every part of a preset's models, as pre-training from nothing has them.
 
-    What a preset names and does not hold is not counted: the encoders of text features and of self-supervised features.
+    The encoders are those that the preset reads, up to the layer that is read; of a published S3 the size is not told.
 
     Args:
         training: widths of the discriminators.
@@ -61,9 +63,7 @@ def part_sizes(preset: Preset, training: VITS2TrainConfig | None = None) -> list
         models.append(("vits2", _vits2_parts(build_vits2(preset, preset.text.vocab_size))))
         judges = Discriminators(training.period_width, training.spectrum_width)
         models.append(("discriminators", {"periods and spectra": [judges]}))
-        if preset.tokenizer.form == "s3":
-            tokenizer = SemanticTokenizer(preset.tokenizer).requires_grad_(False)
-            models.insert(0, ("tokenizer", {"encoder and quantiser": [tokenizer]}))
+        models.insert(0, ("encoders", _encoder_parts(preset)))
     return [
         PartSize(model, part, *_count(members))
         for model, parts in models
@@ -81,6 +81,17 @@ def totals(sizes: Iterable[PartSize]) -> list[PartSize]:
         for model, rows in [*groups, ("all", sizes)]
         if len(rows) > 1
     ]
+
+
+def _encoder_parts(preset: Preset) -> dict[str, list[nn.Module]]:
+    parts: dict[str, list[nn.Module]] = {}
+    if preset.text.features != "embedding":
+        parts["text (bge-m3)"] = [full_size_encoder()]
+    if preset.tokenizer.form == "grouped":
+        parts[f"speech ({preset.tokenizer.grouped.encoder})"] = [random_encoder(preset.tokenizer.grouped)]
+    elif preset.tokenizer.encoder == "own":
+        parts["speech (own)"] = [SemanticTokenizer(preset.tokenizer)]
+    return {name: [module.requires_grad_(False) for module in modules] for name, modules in parts.items()}
 
 
 def _gpt_parts(model: SpeechGPT) -> dict[str, list[nn.Module | nn.Parameter]]:

@@ -224,6 +224,9 @@ def _vits2_case(preset: Preset, shape: BatchShape, config: VITS2TrainConfig) -> 
         style_wav=0.1 * torch.randn(items, style),
         style_samples=torch.full((items,), style),
         ssl=torch.randn(items, features, grouped.feature_dim).half() if tokenizer.form == "grouped" else None,
+        text_features=None
+        if preset.text.features == "embedding"
+        else torch.randn(items, units, preset.text.feature_dim).half(),
     )
     stage = VITS2Stage(build_vits2(preset, preset.text.vocab_size), config, [], preset.name)
     said = f"{items} items of {tokens / tokenizer.frame_rate:g} s, {shape.style_seconds:g} s of style each"

@@ -46,6 +46,9 @@ class SpeakOptions:
     fuse_gpt: bool = True
     fuse_decoder: bool = True
     noise_scale: float = _option(0.35, "how much the decoder varies; 0 = not at all", 0.0, 1.5)
+    forced_seconds: float = _option(
+        0.0, "length of every sentence, wherever the model would end it; 0 = off", 0.0, 40.0
+    )
 
     def __post_init__(self) -> None:
         for spec in fields(self):

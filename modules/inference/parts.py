@@ -1,9 +1,11 @@
-"""The five parts of a system, read from a model folder and checked to fit each other.
+"""The parts of a system, read from a model folder and checked to fit each other.
 
-A model folder holds preset.json, tokenizer.json, s3.safetensors, gpt.safetensors and vits2.safetensors; the
-last two may be replaced by one's own weights.
+A model folder holds preset.json, gpt.safetensors and vits2.safetensors, and what else is the preset's own:
+tokenizer.json for our own BPE, s3.safetensors for our own speech tokens. Published encoders (BGE-M3, HuBERT, S3) lie in
+folders of their own beside it. Language model and decoder may be replaced by one's own weights.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +14,16 @@ from typing import TypeVar
 import torch
 
 from modules.checkpoint import file_hash
-from modules.config import Preset, load
-from modules.errors import UserError
+from modules.config import Preset, TextConfig, differing_keys, load, load_preset
+from modules.errors import ConfigError, UserError
 from modules.gpt.decode import Decoder
-from modules.gpt.model import load_gpt
-from modules.speech.s3 import SemanticTokenizer
-from modules.speech.train import load_tokenizer
-from modules.text.tokenizer import TextTokenizer
+from modules.gpt.model import SpeechGPT, load_gpt
+from modules.speech.building import load_speech
+from modules.speech.contract import SpeechTokens
+from modules.speech.grouped import quantizer_hash
+from modules.text.building import load_text
+from modules.text.encoder import Precision
+from modules.text.front import TextFrontEnd
 from modules.vits2.model import VITS2, load_vits2
 
 T = TypeVar("T")
@@ -32,72 +37,138 @@ VITS2_FILE = "vits2.safetensors"
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that speaks, on one device and in eval mode; `files` says where each came from."""
+    """Everything that speaks, on one device and in eval mode; `files` says where each of our own came from. `gpt` is
+    None where only the decoder was asked for."""
 
     preset: Preset
-    text: TextTokenizer
-    speech: SemanticTokenizer
-    gpt: Decoder
+    text: TextFrontEnd
+    speech: SpeechTokens
+    gpt: Decoder | None
     vits2: VITS2
     device: torch.device
     files: dict[str, Path]
 
     def hashes(self) -> dict[str, str]:
-        """sha256 of every file, by part."""
+        """sha256 of every file of our own, by part."""
         return {name: file_hash(path) for name, path in self.files.items()}
 
 
-def load_parts(folder: Path, device: torch.device, gpt: Path | None = None, vits2: Path | None = None) -> Parts:
+def preset_of(folder: Path) -> Preset:
+    """The preset of a model folder: its own preset.json, or the shipped config of the folder's name.
+
+    Raises:
+        UserError: model_incomplete when there is neither.
+    """
+    path = folder / PRESET_FILE
+    if path.is_file():
+        return load(Preset, path)
+    if any(folder.glob("*.safetensors")):  # sizes of weights are told by the config that they came with
+        raise _incomplete(folder, [path])
+    try:
+        return load_preset(folder.name)
+    except ConfigError as cause:
+        raise _incomplete(folder, [path]) from cause
+
+
+def load_parts(
+    folder: Path,
+    device: torch.device,
+    gpt: Path | None = None,
+    vits2: Path | None = None,
+    *,
+    encoders: Path | None = None,
+    text_precision: Precision = "float32",
+    with_gpt: bool = True,
+) -> Parts:
     """Read a model folder.
 
     Args:
         gpt, vits2: weights to take instead of the folder's.
+        encoders: holds the folders of the published encoders; None: the folder that `folder` lies in.
+        text_precision: of the text encoder on a CPU, where there is one.
+        with_gpt: False leaves the language model out.
 
     Raises:
-        UserError: base_not_published, model_incomplete, weights_unreadable, weights_wrong_stage,
-            gpt_weights_wrong, weights_do_not_fit, features_missing.
+        UserError: preset_not_trained, model_incomplete, weights_unreadable, weights_wrong_stage, gpt_weights_wrong,
+            weights_do_not_fit, features_missing, quantizer_differs; what the loaders of the encoders raise.
     """
     folder = Path(folder)
-    files = {
-        "text": folder / TOKENIZER_FILE,
-        "s3": folder / S3_FILE,
-        "gpt": Path(gpt) if gpt else folder / GPT_FILE,
-        "vits2": Path(vits2) if vits2 else folder / VITS2_FILE,
-    }
+    encoders = encoders or folder.parent
+    preset = preset_of(folder)
+    files = _files(folder, preset)
+    files |= {name: Path(own) for name, own in (("gpt", gpt), ("vits2", vits2)) if own}
+    if not with_gpt:
+        del files["gpt"]
     _check_present(folder, files)
-    preset = load(Preset, folder / PRESET_FILE)
-    text = TextTokenizer.load(files["text"])
-    speech = _read(load_tokenizer, files["s3"])
-    language_model = _read(load_gpt, files["gpt"])
-    decoder = _read(load_vits2, files["vits2"])
-    if language_model.text_config.features != "embedding":
-        raise UserError(
-            "features_missing",
-            "{file} needs external text features, which this installation has no encoder for; use weights that were "
-            "trained with features = embedding.",
-            file=str(files["gpt"]),
-        )
-    for name, part in (("gpt", language_model), ("vits2", decoder)):
+    language_model = _read(load_gpt, files["gpt"]) if with_gpt else None
+    decoder = _read(functools.partial(load_vits2, speaking=True), files["vits2"])
+    _check_text(files["vits2"], decoder.text_config, preset.text)
+    if language_model is not None:
+        _check_text(files["gpt"], language_model.text_config, preset.text)
+    text = load_text(preset.text, folder, encoders, device, text_precision)
+    speech = _read(
+        lambda path: load_speech(preset.tokenizer, folder, encoders, device, decoder=path),
+        files["vits2"],
+        files.get("s3"),
+    )
+    models = {"vits2": decoder} | ({} if language_model is None else {"gpt": language_model})
+    for name, part in models.items():
         _check_fit(files[name], "speech codes", part.codebook_sizes, speech.codebook_sizes)
         _check_fit(files[name], "text units", part.text_vocab, text.size)
     _check_fit(files["vits2"], "tokens per second", decoder.token_rate, speech.frame_rate)
     _check_fit(files["vits2"], "samples per second", decoder.audio.sample_rate, preset.audio.sample_rate)
-    language_model, decoder, speech = language_model.to(device), decoder.to(device), speech.to(device)
-    return Parts(preset, text, speech, Decoder(language_model.eval()), decoder.eval(), device, files)
+    if language_model is not None:
+        _check_quantizer(files, language_model, decoder)
+    return assemble(preset, text, speech, language_model, decoder, device, files)
+
+
+def assemble(
+    preset: Preset,
+    text: TextFrontEnd,
+    speech: SpeechTokens,
+    language_model: SpeechGPT | None,
+    decoder: VITS2,
+    device: torch.device,
+    files: dict[str, Path],
+) -> Parts:
+    """Put parts that fit together on a device, ready to speak."""
+    speech, speaking = speech.to(device), None
+    if language_model is not None:
+        language_model = language_model.to(device).eval()
+        if language_model.vector_dim is not None:
+            language_model.set_vectors(speech.vectors)
+        speaking = Decoder(language_model)
+    return Parts(preset, text, speech, speaking, decoder.to(device).eval(), device, files)
+
+
+def _files(folder: Path, preset: Preset) -> dict[str, Path]:
+    """Where the parts of our own lie."""
+    files = {"gpt": folder / GPT_FILE, "vits2": folder / VITS2_FILE}
+    if preset.text.tokenizer == "bpe":
+        files["text"] = folder / TOKENIZER_FILE
+    if preset.tokenizer.form == "s3" and preset.tokenizer.encoder == "own":
+        files["s3"] = folder / S3_FILE
+    return files
 
 
 def _check_present(folder: Path, files: dict[str, Path]) -> None:
-    missing = [path for path in (folder / PRESET_FILE, *files.values()) if not path.is_file()]
-    if not missing:
-        return
-    if folder.name == "base":
+    missing = [path for path in files.values() if not path.is_file()]
+    own_place = {folder / GPT_FILE, folder / VITS2_FILE}
+    if missing and own_place >= set(missing) and not (folder / PRESET_FILE).is_file():
         raise UserError(
-            "base_not_published",
-            "There are no pretrained weights of the preset base in {folder}: none have been published. Train them "
-            "with tools.train_tokenizer, tools.train_gpt and tools.train_vits2, or use the preset nano.",
+            "preset_not_trained",
+            "There are no trained weights of the preset {preset} in {folder}; nobody has published any. Train them "
+            "(tab Train, or tools.extract, tools.train_vits2 and tools.train_gpt with --preset {preset}) and choose "
+            "both, or use the preset nano.",
+            preset=folder.name,
             folder=str(folder),
         )
-    raise UserError(
+    if missing:
+        raise _incomplete(folder, missing)
+
+
+def _incomplete(folder: Path, missing: list[Path]) -> UserError:
+    return UserError(
         "model_incomplete",
         "The model folder {folder} lacks {missing}; restore the file or choose another folder.",
         folder=str(folder),
@@ -105,17 +176,49 @@ def _check_present(folder: Path, files: dict[str, Path]) -> None:
     )
 
 
-def _read(reader: Callable[[Path], T], path: Path) -> T:
-    """Read a part; a file whose tensors do not match its own config is damaged."""
+def _read(reader: Callable[[Path], T], path: Path, told: Path | None = None) -> T:
+    """Read a part; a file whose tensors do not match its own config is damaged. `told`: the file to name instead."""
     try:
         return reader(path)
     except (RuntimeError, KeyError, TypeError, ValueError) as cause:
         raise UserError(
             "weights_unreadable",
             "{file} is not a weight file of this program or is damaged ({cause}); choose another.",
-            file=str(path),
+            file=str(told or path),
             cause=str(cause).splitlines()[0] if str(cause) else type(cause).__name__,
         ) from cause
+
+
+def _check_text(file: Path, ours: TextConfig, theirs: TextConfig) -> None:
+    """What reads text must read what the preset's text side gives."""
+    keys = {"tokenizer", "features"} | (
+        {"feature_dim"} if "embedding" not in (ours.features, theirs.features) else set()
+    )
+    if differing := keys & set(differing_keys(ours, theirs)):
+        name = sorted(differing)[-1]
+        raise UserError(
+            "text_differs",
+            "{file} was trained with text.{name} = {ours}, but its model folder has {theirs}; choose weights of the "
+            "same preset.",
+            file=str(file),
+            name=name,
+            ours=getattr(ours, name),
+            theirs=getattr(theirs, name),
+        )
+
+
+def _check_quantizer(files: dict[str, Path], language_model: SpeechGPT, decoder: VITS2) -> None:
+    """Codes mean what the decoder's quantiser says: a language model speaks through that decoder alone."""
+    learned = language_model.statistics.get("quantizer")
+    if decoder.quantizer is None or learned is None or learned == quantizer_hash(decoder.quantizer):
+        return
+    raise UserError(
+        "quantizer_differs",
+        "{gpt} learned the speech codes of another decoder than {vits2}; choose the decoder that it was trained with, "
+        "or one that was trained from it.",
+        gpt=str(files["gpt"]),
+        vits2=str(files["vits2"]),
+    )
 
 
 def _check_fit(file: Path, what: str, ours: object, theirs: object) -> None:

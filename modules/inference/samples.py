@@ -68,7 +68,7 @@ class SampleMaker:
         Args:
             decoder: weights of the decoder; read anew each time, since it is needed so seldom.
         """
-        vits2 = load_vits2(decoder).to(gpt.specials.device)
+        vits2 = load_vits2(decoder, speaking=True).to(gpt.specials.device)
         if gpt.vector_dim is not None:
             gpt.set_vectors(FrameVectors(vits2.quantizer))
         speaking, pace = Decoder(gpt), float(gpt.statistics.get("frames_per_unit", 4.0))
@@ -105,6 +105,7 @@ class SampleMaker:
         device = next(model.parameters()).device
         codes = _codes(line, model)
         text_ids = torch.from_numpy(line["text_ids"].astype(np.int64))[None]
+        features = _text_features(line)
         style = model.style_of(torch.from_numpy(_to_float(reference["audio"]))[None].to(device))
         if codes.shape[1] == 0:
             return torch.zeros(1), 0.0
@@ -114,6 +115,7 @@ class SampleMaker:
             style,
             median_hz or _median(line["f0"]),
             generator=torch.Generator().manual_seed(self.seed + number),
+            text_features=None if features is None else torch.from_numpy(features)[None].to(device),
         )
         return wav.cpu(), 0.0
 
@@ -128,15 +130,22 @@ class SampleMaker:
 
 
 def _part(row: dict[str, Any], vits2: VITS2) -> Part:
-    return Part(row["text_ids"], _codes(row, vits2)[0].numpy())
+    return Part(row["text_ids"], _codes(row, vits2)[0].numpy(), _text_features(row))
+
+
+def _text_features(row: dict[str, Any]) -> np.ndarray | None:
+    """Features [U, F] of a row's text, where it has any."""
+    if "text_features" not in row:
+        return None
+    return row["text_features"].astype(np.float32).reshape(len(row["text_ids"]), -1)
 
 
 def _codes(row: dict[str, Any], vits2: VITS2) -> Tensor:
     """The tokens of a row [1, T, K]; where it holds features, those that the decoder's quantiser makes of them."""
-    if len(row["codes"]) or "ssl" not in row:
+    if "ssl" not in row or vits2.quantizer is None:
         return torch.from_numpy(row["codes"].astype(np.int64)).view(1, -1, len(vits2.codebook_sizes))
     device = next(vits2.parameters()).device
-    features = torch.from_numpy(row["ssl"].astype(np.float32)).view(1, -1, vits2.quantizer.ssl_dim)
+    features = torch.from_numpy(row["ssl"].astype(np.float32)).view(1, -1, vits2.quantizer.config.grouped.feature_dim)
     f0 = torch.from_numpy(np.asarray(row["f0"], np.float32))[None]
     return vits2.quantizer.codes(features.to(device), f0.to(device)).cpu()
 

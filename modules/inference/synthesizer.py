@@ -28,6 +28,7 @@ from modules.inference.voice import Reference, Voice
 from modules.paths import PRETRAINED_MODELS
 from modules.runtime import pick_device
 from modules.speech.prosody import F0_FRAME_RATE_HZ, median_f0
+from modules.text.encoder import Precision
 from modules.text.sentences import estimate_seconds, split_text
 
 __all__ = ["Progress", "Segment", "SpeakOptions", "Synthesizer"]
@@ -47,7 +48,8 @@ StopCallback = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Features:
-    """What is computed once for a reference: codes [T, K], style [1, D], median pitch (0 if never voiced), text ids."""
+    """What is computed once for a reference: codes [T, K], style [1, D], median pitch (0 if never voiced), text ids,
+    and features [U, F] of the text for models that read them."""
 
     codes: Tensor
     style: Tensor
@@ -55,6 +57,7 @@ class Features:
     text_ids: tuple[int, ...]
     seconds: float
     text: str
+    text_features: np.ndarray | None = None
 
 
 class Synthesizer:
@@ -82,13 +85,14 @@ class Synthesizer:
         device: str = "auto",
         gpt: Path | None = None,
         vits2: Path | None = None,
+        text_precision: Precision = "float32",
     ) -> "Synthesizer":
         """Read a model folder, with one's own language model or decoder if given.
 
         Raises:
             UserError: what `load_parts` and `pick_device` raise.
         """
-        return cls(load_parts(Path(folder), pick_device(device), gpt, vits2))
+        return cls(load_parts(Path(folder), pick_device(device), gpt, vits2, text_precision=text_precision))
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -185,18 +189,19 @@ class Synthesizer:
         """Codes of one sentence. A sentence that did not end by itself is tried again with another seed; the try
         that comes nearest to the expected length is kept."""
         text_ids = self._parts.text.encode(sentence)
+        text_features = self._text_features(sentence)
         references = self._prompt_references(voice, options)
         expected = self._expected_frames(sentence, text_ids, references)
         best: Generated | None = None
         best_cost = math.inf
         for attempt in range(RETRIES + 1):
             generated = self._parts.gpt.generate(
-                self._prompts(references, text_ids, expected),
+                self._prompts(references, text_ids, text_features, expected),
                 options=self._decode_options(options, expected, (seed + 7_919 * attempt) % MAX_SEED),
                 should_stop=should_stop,
                 on_frame=on_frame,
             )
-            if generated.stopped_by == "eos" and len(generated.codes):
+            if options.forced_seconds or (generated.stopped_by == "eos" and len(generated.codes)):
                 return generated
             cost = abs(math.log((len(generated.codes) + 1) / (expected + 1)))
             if cost < best_cost:
@@ -209,7 +214,18 @@ class Synthesizer:
         used = voice.references if options.fuse_gpt else (voice.heaviest,)
         return [(self._features_of(r), r.weight) for r in used if r.text]
 
-    def _prompts(self, references: list[tuple[Features, float]], text_ids: list[int], expected: float) -> list[Prompt]:
+    def _text_features(self, text: str) -> np.ndarray | None:
+        """Features [U, F] of a text for models that read them."""
+        found = self._parts.text.features([text])
+        return found[0] if found is not None else None
+
+    def _prompts(
+        self,
+        references: list[tuple[Features, float]],
+        text_ids: list[int],
+        text_features: np.ndarray | None,
+        expected: float,
+    ) -> list[Prompt]:
         """Prompts that leave room for the sentence; the lightest references are left out first."""
         model = self._parts.gpt.model
         longest = self._longest_frames(expected)
@@ -221,9 +237,10 @@ class Synthesizer:
         for features, weight in sorted(references, key=lambda pair: -pair[1]):
             length = part_length(len(features.text_ids), len(features.codes))
             if length <= (room if kept else capacity):
-                kept.insert(0, PromptReference(features.text_ids, features.codes, weight))
+                kept.insert(0, PromptReference(features.text_ids, features.codes, weight, features.text_features))
                 room, capacity = room - length, capacity - length
-        return build_prompts(kept, text_ids, len(self._parts.speech.codebook_sizes))
+        streams = len(self._parts.speech.codebook_sizes)
+        return build_prompts(kept, text_ids, streams, text_features=text_features)
 
     def _expected_frames(self, sentence: str, text_ids: list[int], references: list[tuple[Features, float]]) -> float:
         """Frames that the sentence should take, from its length and the pace of the references."""
@@ -244,14 +261,16 @@ class Synthesizer:
 
     def _decode_options(self, options: SpeakOptions, expected: float, seed: int) -> DecodeOptions:
         rate = self._parts.speech.frame_rate
+        forced = round(options.forced_seconds * rate)
         return DecodeOptions(
             top_k=options.top_k,
             top_p=options.top_p,
             temperature=options.temperature,
             repetition_penalty=options.repetition_penalty,
             guidance=options.guidance,
-            min_frames=max(round(SHORTEST_SECONDS * rate), int(expected / 3)),
-            max_frames=self._longest_frames(expected),
+            min_frames=forced or max(round(SHORTEST_SECONDS * rate), int(expected / 3)),
+            max_frames=forced or self._longest_frames(expected),
+            guard=not forced,
             seed=seed,
         )
 
@@ -268,6 +287,7 @@ class Synthesizer:
         if not len(codes):
             return np.zeros(round(SHORTEST_SECONDS * self.sample_rate), np.float32)
         text_ids = torch.tensor([self._parts.text.encode(text)], device=self.device)
+        features = self._text_features(text)
         wav = self._parts.vits2.infer(
             codes.unsqueeze(0).to(self.device),
             text_ids,
@@ -276,6 +296,7 @@ class Synthesizer:
             noise_scale=options.noise_scale,
             speed=options.speed,
             generator=torch.Generator().manual_seed(seed),
+            text_features=None if features is None else torch.from_numpy(features)[None].to(self.device),
         )
         return finishing.finish(wav.cpu().numpy(), self.sample_rate)
 
@@ -320,4 +341,5 @@ class Synthesizer:
             tuple(self._parts.text.encode(text)),
             len(reference.wav) / audio.sample_rate,
             text,
+            self._text_features(text) if text else None,
         )

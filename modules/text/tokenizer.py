@@ -12,6 +12,15 @@ from modules.errors import UserError
 PAD = "<pad>"
 
 
+def whole_characters(text: str) -> str:
+    """The text with halves of surrogate pairs, which the library refuses, joined or replaced by U+FFFD."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 class TextTokenizer:
     """Text to ids and back. Make one with `train` or `load`."""
 
@@ -75,7 +84,7 @@ class TextTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, all between 1 and `size - 1`."""
-        return [i + 1 for i in self._inner.encode(text, add_special_tokens=False).ids]
+        return [i + 1 for i in self._inner.encode(whole_characters(text), add_special_tokens=False).ids]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; padding is dropped."""

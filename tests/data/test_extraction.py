@@ -12,7 +12,8 @@ import torch
 
 from modules.audio.loudness import integrated_lufs
 from modules.config import AudioConfig
-from modules.data.extraction import Encoders, ExtractOptions, ExtractReport, extract
+from modules.data.encoders import Encoders
+from modules.data.extraction import ExtractOptions, ExtractReport, extract
 from modules.data.features import STEPS, LineStore, LineWriter, open_store
 from modules.data.recordings import CorpusRows, Sound, Source
 from modules.data.store import FeatureStore, StoreWriter

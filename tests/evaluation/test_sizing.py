@@ -36,7 +36,7 @@ def test_the_parts_are_the_whole(form: str):
     assert found["vits2"].trainable == sum(p.numel() for p in vits2.parameters()) + books
     assert found["all"].count == sum(row.count for row in sizes)
     frozen = {row.model for row in sizes if row.frozen}
-    assert frozen == ({"tokenizer"} if form == "s3" else set())
+    assert frozen == {"encoders"}
     assert any(row.part == "quantiser" for row in sizes) == (form == "grouped")
 
 

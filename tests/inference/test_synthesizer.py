@@ -320,7 +320,7 @@ def test_own_weights_replace_those_of_the_folder(tiny_models: Path, tmp_path: Pa
 def test_base_says_that_it_was_never_published(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         Synthesizer.load(tmp_path / "base", device="cpu")
-    assert error.value.code == "base_not_published" and "nano" in str(error.value)
+    assert error.value.code == "preset_not_trained" and "nano" in str(error.value)
 
 
 def test_references_that_leave_no_room_stay_out_of_the_prompt(synthesizer: Synthesizer, references: Pair) -> None:
@@ -329,12 +329,12 @@ def test_references_that_leave_no_room_stay_out_of_the_prompt(synthesizer: Synth
     known = synthesizer._prompt_references(voice, OPTIONS)
     assert len(known) == 2
     statistics = synthesizer._parts.gpt.model.statistics
-    assert len(synthesizer._prompts(known, [1, 2, 3], 20.0)) == 2
+    assert len(synthesizer._prompts(known, [1, 2, 3], None, 20.0)) == 2
     statistics["max_length"] = 80
     try:
-        (prompt,) = synthesizer._prompts(known, [1, 2, 3], 20.0)
+        (prompt,) = synthesizer._prompts(known, [1, 2, 3], None, 20.0)
         assert prompt.reference_frames == len(synthesizer._features_of(low).codes)
-        (prompt,) = synthesizer._prompts(known, list(range(2040)), 20.0)
+        (prompt,) = synthesizer._prompts(known, list(range(2040)), None, 20.0)
         assert prompt.reference_frames == 0
     finally:
         del statistics["max_length"]
