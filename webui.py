@@ -7,11 +7,11 @@ python webui.py --listen 0.0.0.0 --password ...  reachable from other machines, 
 import argparse
 import logging
 import os
-import socket
 import sys
 from pathlib import Path
 
 from modules import paths
+from modules.doctor.system import port_is_free
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -36,19 +36,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     if not 0 < options.port < 65536:
         parser.error("--port must lie between 1 and 65535")
     return options
-
-
-def port_is_free(host: str, port: int) -> bool:
-    """Whether nothing else listens there."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        if sys.platform != "win32":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 def write_log(path: Path) -> None:
@@ -76,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from tools.webui.app import build_app, launch
     from tools.webui.dataset_tab import build_dataset_tab
+    from tools.webui.models_tab import build_models_tab
     from tools.webui.services import make_services
     from tools.webui.training_tab import build_training_tab
 
@@ -95,7 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
         )
     print(f"GPT-SoVITS2 on http://{options.listen}:{options.port} (stop with Ctrl+C)", flush=True)
     launch(
-        build_app(services, [("tab.dataset", build_dataset_tab), ("tab.training", build_training_tab)]),
+        build_app(
+            services,
+            [("tab.dataset", build_dataset_tab), ("tab.training", build_training_tab)],
+            [("tab.models", build_models_tab)],
+        ),
         services,
         host=options.listen,
         port=options.port,

@@ -15,6 +15,7 @@ import numpy as np
 from modules.data.columns import Rows
 from modules.data.features import open_store
 from modules.errors import UserError
+from modules.gpt.patterns import Pattern
 from modules.gpt.sequence import Part, Sequences, arrange, part_length
 
 
@@ -62,6 +63,7 @@ class PromptDataset:
         split: "train", "dev" or another; rows of other splits do not exist for this dataset.
         options: see `MixOptions`.
         features: hand text features on (column text_features, U * F values).
+        pattern: of the model that is trained, which says how long a row is; None = one frame a step.
 
     Raises:
         UserError: gpt_no_utterances when nothing is left, and those of `open_store`.
@@ -69,11 +71,18 @@ class PromptDataset:
 
     COLUMNS = ("text_ids", "codes")
 
-    def __init__(self, stores: Sequence[Path], split: str, options: MixOptions, features: bool = False):
-        self.options = options
+    def __init__(
+        self,
+        stores: Sequence[Path],
+        split: str,
+        options: MixOptions,
+        features: bool = False,
+        pattern: Pattern | None = None,
+    ):
+        self.options, self.pattern = options, pattern
         self._stores = [open_store(folder) for folder in stores]
         self._columns = (*self.COLUMNS, "text_features") if features else self.COLUMNS
-        tables = [_table(i, store, split, options) for i, store in enumerate(self._stores) if len(store)]
+        tables = [_table(i, store, split, options, pattern) for i, store in enumerate(self._stores) if len(store)]
         table = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]} if tables else {}
         if not tables or not len(table["row"]):
             raise UserError(
@@ -160,7 +169,7 @@ class PromptDataset:
         return weights * (len(weights) / weights.sum())
 
     def _length(self, utterance: int) -> int:
-        return part_length(int(self.units[utterance]), int(self.frames[utterance]))
+        return part_length(int(self.units[utterance]), int(self.frames[utterance]), self.pattern)
 
 
 class MixSampler:
@@ -217,14 +226,14 @@ class MixSampler:
 
 
 class Collate:
-    """Rows to `Sequences`, padded to a multiple of `pad_multiple`."""
+    """Rows to `Sequences`, padded to a multiple of `pad_multiple`; `pattern` as in `arrange`."""
 
-    def __init__(self, end_code: int, pad_multiple: int = 8, last_only: bool = False):
-        self.end_code, self.pad_multiple, self.last_only = end_code, pad_multiple, last_only
+    def __init__(self, pattern: Pattern | int, pad_multiple: int = 8, last_only: bool = False):
+        self.pattern, self.pad_multiple, self.last_only = pattern, pad_multiple, last_only
 
     def __call__(self, rows: list[Row]) -> Sequences:
         return arrange(
-            [row.parts for row in rows], self.end_code, self.pad_multiple, [row.group for row in rows], self.last_only
+            [row.parts for row in rows], self.pattern, self.pad_multiple, [row.group for row in rows], self.last_only
         )
 
 
@@ -244,12 +253,12 @@ def validation_rows(dataset: PromptDataset, per_language: int, seed: int = 0) ->
     return rows
 
 
-def batches_of(rows: Sequence[Row], budget: int) -> list[list[Row]]:
-    """Rows sorted by length and cut into lists of at most `budget` padded positions."""
-    rows = sorted(rows, key=_row_length)
+def batches_of(rows: Sequence[Row], budget: int, pattern: Pattern | None = None) -> list[list[Row]]:
+    """Rows sorted by length and cut into lists of at most `budget` padded positions; `pattern` as in the dataset."""
+    long = sorted(((_row_length(row, pattern), row) for row in rows), key=lambda pair: pair[0])
     batches: list[list[Row]] = [[]]
-    for row in rows:
-        if batches[-1] and _row_length(row) * (len(batches[-1]) + 1) > budget:
+    for length, row in long:
+        if batches[-1] and length * (len(batches[-1]) + 1) > budget:
             batches.append([])
         batches[-1].append(row)
     return [batch for batch in batches if batch]
@@ -291,18 +300,18 @@ def measure_unit_frames(dataset: PromptDataset, vocab: int, strength: float = 20
     return np.maximum(usual + np.linalg.solve(gram, moment), least).astype(np.float32)
 
 
-def _row_length(row: Row) -> int:
-    return sum(part_length(len(p.text_ids), len(p.codes)) for p in row.parts)
+def _row_length(row: Row, pattern: Pattern | None) -> int:
+    return sum(part_length(len(p.text_ids), len(p.codes), pattern) for p in row.parts)
 
 
-def _table(number: int, store: Rows, split: str, options: MixOptions) -> dict[str, Any]:
+def _table(number: int, store: Rows, split: str, options: MixOptions, pattern: Pattern | None) -> dict[str, Any]:
     seconds = store.array("seconds")
     keep = (seconds >= options.min_seconds) & (seconds <= options.max_seconds)
     split_of, splits = store.labels("split")
     keep &= (splits == split)[split_of]
     codebooks = np.maximum(store.array("codebooks"), 1)
     frames, units = store.lengths("codes") // codebooks, store.lengths("text_ids")
-    keep &= (frames > 0) & (units > 0) & (units + frames + 3 <= options.max_length)
+    keep &= (frames > 0) & (units > 0) & (part_length(units, frames, pattern) <= options.max_length)
     rows = np.flatnonzero(keep)
     source_of, sources = store.labels("source")
     language_of, languages = store.labels("language")

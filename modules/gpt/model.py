@@ -2,7 +2,9 @@
 
 Text units and speech frames live in one sequence (see `sequence.py`). A frame's embedding is the sum over its
 K code streams; all streams of the next frame are predicted from one hidden state, stream k after the streams
-before it (their embeddings are added to the hidden state), so a frame costs one step whatever K is.
+before it (their embeddings are added to the hidden state), so a frame costs one step whatever K is. That is the plain
+pattern; `patterns.py` has others: streams that do not depend on each other or come one step later each, and several
+frames in one step (see `grouping.py`).
 
 When stream 0 is an FSQ code, its table is a free table plus the sum of one small table per FSQ digit, both on
 the way in and on the way out: codes that differ in one digit share most of their vector.
@@ -11,11 +13,13 @@ With `positions = "aligned"` the one RoPE runs along time and not along the sequ
 their sound is expected (the sum of the usual lengths of the units before), its frames at their own time, both from
 the same start. A frame then finds its text near distance zero, and reading is learned in a fraction of the steps.
 
-Shape letters: B batch, L positions, T frames, P predictions, K codebooks, H hidden, F features, V classes.
+A model of code vectors (`vector_dim`) reads a frame as one vector of all its codes. Under a delay the codes of a step
+belong to different frames, which have no common vector, so such a model refuses the pattern "delay".
+
+Shape letters: B batch, L positions, M steps, P predictions, K codebooks, G frames of a step, W = G * K places of a
+step, H hidden, F features, V classes.
 """
 
-import functools
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +30,13 @@ from torch import Tensor, nn
 
 from modules.checkpoint import Lineage, load_weights, save_weights
 from modules.config import GPTConfig, TextConfig, from_dict, to_dict
-from modules.errors import UserError
-from modules.gpt.sequence import BEGIN_SPEECH, BEGIN_TEXT, KINDS, PAD, Sequences
+from modules.errors import ConfigError, UserError
+from modules.gpt.backbone import INIT_STD, build_backbone
+from modules.gpt.grouping import Grouping
+from modules.gpt.patterns import pattern_of
+from modules.gpt.sequence import BEGIN_SPEECH, BEGIN_TEXT, KINDS, PAD, SPEECH, Sequences
 from modules.speech.code_table import CodeTable
 
-INIT_STD = 0.02
 USUAL_UNIT_FRAMES = 4.0
 
 
@@ -67,6 +73,9 @@ class SpeechGPT(nn.Module):
         vector_dim: width of the tokenizer's own code vectors; then a frame enters through an MLP over its
             vector (see `set_vectors`) and has no learned table.
         share_tables: use the input table of stream 0 as its output matrix too.
+
+    Raises:
+        ConfigError: gpt_delay_grouped, gpt_delay_vectors.
     """
 
     def __init__(
@@ -83,6 +92,13 @@ class SpeechGPT(nn.Module):
         super().__init__()
         self.config, self.text_config = config, text
         self.codebook_sizes = tuple(int(n) for n in codebook_sizes)
+        self.pattern = pattern_of(config, self.codebook_sizes)
+        if vector_dim is not None and self.pattern.lag:
+            raise ConfigError(
+                "gpt_delay_vectors",
+                "gpt.codebooks is delay, which tokens of form grouped do not allow: their frames enter as one vector "
+                "of all codes. Set it to chain or parallel.",
+            )
         self.text_vocab = int(text_vocab)
         self.fsq_levels = tuple(fsq_levels) if fsq_levels else None
         self.vector_dim = vector_dim
@@ -90,7 +106,7 @@ class SpeechGPT(nn.Module):
         self.statistics: dict[str, Any] = {}
         self._vectors: Callable[[Tensor], Tensor] | None = None
         hidden, first = config.hidden, self.codebook_sizes[0]
-        self.backbone = _build_backbone(config)
+        self.backbone = build_backbone(config)
         self.specials = nn.Parameter(torch.randn(KINDS, hidden) * INIT_STD)
         self.text = TextEmbedding(text, text_vocab, hidden)
         if vector_dim is None:
@@ -99,9 +115,12 @@ class SpeechGPT(nn.Module):
                 CodeTable(size, hidden, lv) for size, lv in zip(self.codebook_sizes, levels, strict=True)
             )
         else:
-            self.from_vector = nn.Sequential(nn.Linear(vector_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden))
-            # What a later stream sees of the earlier ones of its frame.
-            self.chosen = nn.ModuleList(CodeTable(size, hidden) for size in self.codebook_sizes[:-1])
+            entering = config.group_size * vector_dim
+            self.from_vector = nn.Sequential(nn.Linear(entering, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+            # What a later stream sees of the earlier ones of its step; none comes after the last of the step.
+            chosen = self.codebook_sizes if config.group_size > 1 else self.codebook_sizes[:-1]
+            chosen = chosen if self.pattern.chained else ()
+            self.chosen = nn.ModuleList(CodeTable(size, hidden) for size in chosen)
         if not self.share_tables:
             self.output = CodeTable(first, hidden, self.fsq_levels)
         self.output_end = nn.Parameter(torch.randn(1, hidden) * INIT_STD)
@@ -111,6 +130,8 @@ class SpeechGPT(nn.Module):
             nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, size))
             for size in self.codebook_sizes[1:]
         )
+        if config.group_size > 1:
+            self.grouping = Grouping(hidden, config.group_size, self.pattern.chained, joins=vector_dim is None)
 
     @property
     def end_code(self) -> int:
@@ -122,20 +143,40 @@ class SpeechGPT(nn.Module):
         self._vectors = vectors
 
     def embed_frames(self, codes: Tensor) -> Tensor:
-        """codes [M, K] -> frame embeddings [M, H]."""
+        """codes [M, W] of steps -> their embeddings [M, H]. What is not there (negative) enters as zero."""
+        if codes.shape[1] != self.pattern.width:
+            raise ValueError(f"steps of {codes.shape[1]} codes, this model's have {self.pattern.width}")
         if self.vector_dim is None:
-            return sum(F.embedding(codes[:, k], table.matrix()) for k, table in enumerate(self.speech))
+            return self._join(self._sum(self.speech, codes.reshape(-1, self.pattern.streams)))
         if self._vectors is None:
             raise ValueError("this model reads code vectors: call set_vectors first")
-        return self.from_vector(self._vectors(codes))
+        if not self.pattern.has_gaps:
+            return self.from_vector(self._vectors(codes))
+        frames = codes.view(len(codes), -1, self.pattern.streams)
+        vectors = self._vectors(frames.clamp_min(0)) * (frames[..., :1] >= 0)
+        return self.from_vector(vectors.flatten(1))
+
+    def _sum(self, tables: nn.ModuleList, codes: Tensor) -> Tensor:
+        """codes [N, K] -> the sum of their vectors [N, H]."""
+        if not self.pattern.has_gaps:
+            return sum(F.embedding(codes[:, k], table.matrix()) for k, table in enumerate(tables))
+        there = (codes >= 0).unsqueeze(-1)
+        return sum(F.embedding(codes[:, k].clamp_min(0), t.matrix()) * there[:, k] for k, t in enumerate(tables))
+
+    def _join(self, frames: Tensor) -> Tensor:
+        """Embeddings [M * G, H] of the frames of steps -> those of the steps [M, H]."""
+        group = self.pattern.group_size
+        return frames if group == 1 else self.grouping.join(frames.view(-1, group * frames.shape[1]))
 
     def embed(self, sequences: Sequences) -> Tensor:
         """Input embeddings [B, L, H]. The kind of every position adds its own vector; padding is zero."""
+        if (sequences.group_size, sequences.lag) != (self.pattern.group_size, self.pattern.lag):
+            raise ValueError(f"these sequences were arranged for another pattern than {self.pattern}")
         kinds = sequences.kinds
         x = F.embedding(kinds.reshape(-1), self.specials, padding_idx=0) * (kinds.reshape(-1, 1) > 0)
         text = self.text(sequences.text_ids, sequences.text_features)
         x = x.index_add(0, sequences.text_positions, text.to(x.dtype))
-        if sequences.frames:
+        if len(sequences.codes):
             x = x.index_add(0, sequences.speech_positions, self.embed_frames(sequences.codes).to(x.dtype))
         return F.dropout(x.view(*kinds.shape, -1), self.config.dropout, self.training)
 
@@ -147,6 +188,9 @@ class SpeechGPT(nn.Module):
         step = (kinds != PAD).float().view(-1)
         step = step.index_copy(0, sequences.text_positions, self.unit_frames[sequences.text_ids])
         step = step.view(kinds.shape)
+        group = self.pattern.group_size
+        if group > 1:
+            step = torch.where(kinds == SPEECH, float(group), step)
         before = step.cumsum(1) - step
         begins = (kinds == BEGIN_TEXT) | (kinds == BEGIN_SPEECH)
         places = torch.arange(kinds.shape[1], device=kinds.device).expand_as(kinds)
@@ -155,6 +199,9 @@ class SpeechGPT(nn.Module):
         part = (kinds == BEGIN_TEXT).cumsum(1)
         spans = offset.new_zeros(kinds.shape[0], int(part.max()) + 1)
         spans = spans.scatter_reduce(1, part, offset + step, "amax")
+        if group > 1:
+            # A step stands at the last of its frames: what it predicts begins one frame later, as after BOS.
+            offset = offset + (group - 1) * (kinds == SPEECH)
         return (spans.cumsum(1) - spans).gather(1, part) + offset
 
     def expected_frames(self, text_ids: Sequence[int]) -> float:
@@ -173,14 +220,31 @@ class SpeechGPT(nn.Module):
         return self.backbone(inputs_embeds=self.embed(sequences), use_cache=False, **order).last_hidden_state
 
     def forward(self, sequences: Sequences) -> list[Tensor]:
-        """Teacher-forced logits at `target_positions`: K tensors [P, V_k] (stream 0 has the EOS class last)."""
+        """Teacher-forced logits at `target_positions`: W tensors [P, V_k], place by place of the step (those of content
+        have the EOS class last). What comes after EOS or is IGNORED means nothing."""
         hidden = self.hidden(sequences).flatten(0, 1)[sequences.target_positions]
-        logits = [self.content_logits(hidden)]
-        for k in range(1, len(self.codebook_sizes)):
-            before = sequences.targets[:, :k]
-            known = [before[:, j].clamp(0, self.codebook_sizes[j] - 1) for j in range(k)]  # EOS has no frame
-            logits.append(self.stream_logits(k, hidden, torch.stack(known, 1)))
-        return logits
+        group, known = self.pattern.group_size, self._known(sequences.targets)
+        states = self._states(hidden, known)
+        streams = [self.content_logits(states)]
+        streams += [self.stream_logits(k, states, known[:, :k]) for k in range(1, len(self.codebook_sizes))]
+        # All frames of the group went through at once, the first of every step first.
+        return [logits for place in zip(*(x.chunk(group) for x in streams), strict=True) for logits in place]
+
+    def _known(self, targets: Tensor) -> Tensor:
+        """Targets [P, W] as codes that have a vector, [G * P, K], the first frame of every step first. EOS and nothing
+        become some code, for nothing is learned after them."""
+        largest = targets.new_tensor(self.codebook_sizes) - 1
+        return torch.minimum(torch.cat(targets.chunk(self.pattern.group_size, 1)).clamp_min(0), largest)
+
+    def _states(self, hidden: Tensor, known: Tensor) -> Tensor:
+        """Hidden states [P, H] of steps and their codes [G * P, K] -> the states that the frames are predicted from,
+        [G * P, H]."""
+        group = self.pattern.group_size
+        if group == 1:
+            return hidden
+        earlier = known[: -len(hidden)]
+        seen = self._sum(self.chosen_tables(), earlier).chunk(group - 1) if self.pattern.chained else ()
+        return torch.cat([self.grouping.place(hidden, place, seen[:place]) for place in range(group)])
 
     def output_matrix(self) -> Tensor:
         """Output vectors of stream 0, EOS last: [V_0 + 1, H]."""
@@ -192,11 +256,14 @@ class SpeechGPT(nn.Module):
         return F.linear(hidden, self.output_matrix())
 
     def chosen_tables(self) -> nn.ModuleList:
-        """Tables that tell a later stream what the earlier streams of its frame are."""
+        """Tables that tell a later code what the earlier ones of its step are."""
         return self.speech if self.vector_dim is None else self.chosen
 
     def stream_logits(self, stream: int, hidden: Tensor, chosen: Tensor) -> Tensor:
-        """Logits of stream k >= 1: hidden [P, H] and the frame's earlier codes [P, k] -> [P, V_k]."""
+        """Logits of stream k >= 1: the frame's state [P, H] and its earlier codes [P, k], which count when the codes
+        are chained -> [P, V_k]."""
+        if not self.pattern.chained:
+            return self.heads[stream - 1](hidden)
         seen = [F.embedding(chosen[:, j], self.chosen_tables()[j].matrix()) for j in range(stream)]
         return self.heads[stream - 1](hidden + sum(seen))
 
@@ -269,34 +336,3 @@ def _wrong(name: str, cause: str) -> UserError:
         file=name,
         cause=cause,
     )
-
-
-def _build_backbone(config: GPTConfig) -> nn.Module:
-    from transformers import Qwen2Config, Qwen2Model  # heavy: only when a model is built
-
-    shape = Qwen2Config(
-        vocab_size=1,
-        hidden_size=config.hidden,
-        intermediate_size=config.intermediate,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        max_position_embeddings=config.max_positions,
-        rope_theta=config.rope_theta,
-        initializer_range=INIT_STD,
-        use_cache=False,
-    )
-    backbone = Qwen2Model(shape)
-    backbone.embed_tokens = None  # everything enters as inputs_embeds; an unused table would get no gradient
-    dropout = functools.partial(_dropout_hook, probability=config.dropout)
-    for layer in backbone.layers:
-        for out in (layer.self_attn.o_proj, layer.mlp.down_proj):
-            with torch.no_grad():
-                out.weight.mul_(1 / math.sqrt(2 * config.layers))  # keeps the residual stream's variance flat
-            if config.dropout:
-                out.register_forward_hook(dropout)  # Qwen2 itself has no dropout on the residual branches
-    return backbone
-
-
-def _dropout_hook(module: nn.Module, inputs: Any, output: Tensor, probability: float) -> Tensor:
-    return F.dropout(output, probability, module.training)

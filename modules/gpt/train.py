@@ -5,20 +5,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.checkpoint import Lineage
 from modules.gpt.dataset import Row
 from modules.gpt.decode import DecodeOptions, Decoder, Prompt, frame_limits
 from modules.gpt.lora import has_lora, merged, save_adapter
+from modules.gpt.losses import STREAM_NAMES, Scored, score
 from modules.gpt.model import SpeechGPT, save_gpt
-from modules.gpt.sequence import IGNORED, Part, Sequences
+from modules.gpt.sequence import Part, Sequences
 from modules.training.muon import Muon
 from modules.training.optimizers import JointOptimizer
 from modules.training.stage import Samples
 
-STREAM_NAMES = ("content", "prosody", "stream2", "stream3", "stream4", "stream5", "stream6", "stream7")
 METRIC_TARGETS = 512
 WEIGHTS_NAME = "gpt.safetensors"
 ADAPTER_FOLDER = "adapter"
@@ -92,22 +91,18 @@ class GPTStage:
 
         That of the content is also told apart: rows of one utterance alone, and pairs of prompts and target.
         """
-        logits = self.model(batch)
-        smoothing = self.options.label_smoothing
-        content = batch.targets[:, 0]
-        each = F.cross_entropy(logits[0].float(), content, label_smoothing=smoothing, reduction="none")
-        losses = {"content": each.mean()}
-        for k, stream in enumerate(logits[1:], 1):
-            losses[STREAM_NAMES[k]] = F.cross_entropy(stream.float(), batch.targets[:, k], ignore_index=IGNORED)
+        streams = self._score(batch, self.options.label_smoothing)
+        losses = {name: stream.mean() for name, stream in zip(STREAM_NAMES, streams, strict=False)}
         with torch.no_grad():
-            some = slice(None, METRIC_TARGETS)  # metrics over every class are not free on a CPU
-            losses["_accuracy"] = (logits[0][some].argmax(-1) == content[some]).float().mean()
-            ends = (content == self.model.end_code).nonzero()[:, 0]
-            losses["_eos"] = F.cross_entropy(logits[0][ends].float(), content[ends])
-            prompted = batch.groups % 2 == 1
+            content = streams[0]
+            hits, counted = content.hits(METRIC_TARGETS)  # metrics over every class are not free on a CPU
+            losses["_accuracy"] = hits[counted].float().mean()
+            losses["_eos"] = content.losses[content.targets == self.model.end_code].mean()
+            prompted = (batch.groups % 2 == 1).repeat(batch.group_size)
             for name, rows in (("_content_alone", ~prompted), ("_content_pair", prompted)):
+                rows = rows & content.valid
                 if rows.any():
-                    losses[name] = each[rows].mean()
+                    losses[name] = content.losses[rows].mean()
         return losses
 
     def validate(self) -> dict[str, float]:
@@ -138,26 +133,27 @@ class GPTStage:
         files = [save_gpt(path, model, lineage, torch.float16) for path in paths]
         return files + (save_adapter(Path(folder) / ADAPTER_FOLDER, self.model) if adapted else [])
 
+    def _score(self, batch: Sequences, smoothing: float = 0.0) -> list[Scored]:
+        return score(self.model(batch), batch.targets, len(self.model.codebook_sizes), smoothing)
+
     def _measure(self, batch: Sequences, sums: dict[str, list[float]]) -> None:
-        logits = self.model(batch)
-        content = batch.targets[:, 0]
-        values = {"content": F.cross_entropy(logits[0].float(), content, reduction="none")}
-        valid = {"content": torch.ones_like(content, dtype=torch.bool)}
-        for k, stream in enumerate(logits[1:], 1):
-            name = STREAM_NAMES[k]
-            valid[name] = batch.targets[:, k] != IGNORED
-            values[name] = F.cross_entropy(stream.float(), batch.targets[:, k], ignore_index=IGNORED, reduction="none")
-        values["accuracy"] = (logits[0].argmax(-1) == content).float()
-        values["eos"], valid["eos"] = values["content"], content == self.model.end_code
-        for name, value in values.items():
-            _add(sums, name, value, valid.get(name, valid["content"]))
+        streams = dict(zip(STREAM_NAMES, self._score(batch), strict=False))
+        content, prosody = streams["content"], streams.get("prosody")
+        for name, stream in streams.items():
+            _add(sums, name, stream.losses, stream.valid)
+            hits, counted = stream.hits()
+            _add(sums, "accuracy" if name == "content" else f"{name}_accuracy", hits.float(), counted)
+            if batch.group_size > 1:
+                _add_places(sums, f"{name}_place", stream.losses, stream.valid, batch.group_size)
+                _add_places(sums, f"{name}_accuracy_place", hits.float(), counted, batch.group_size)
+        _add(sums, "eos", content.losses, content.targets == self.model.end_code)
         for group in batch.groups.unique().tolist():
             language, kind = self.validation.group_name(group).rsplit("_", 1)
-            here = batch.groups == group
-            _add(sums, f"content_{kind}", values["content"], here)
-            _add(sums, f"content_{language}_{kind}", values["content"], here)
-            if "prosody" in values:
-                _add(sums, f"prosody_{kind}", values["prosody"], here & valid["prosody"])
+            here = (batch.groups == group).repeat(batch.group_size)
+            _add(sums, f"content_{kind}", content.losses, here & content.valid)
+            _add(sums, f"content_{language}_{kind}", content.losses, here & content.valid)
+            if prosody is not None:
+                _add(sums, f"prosody_{kind}", prosody.losses, here & prosody.valid)
 
     def _speak(self) -> dict[str, float]:
         """Share of targets whose speech ends by itself, and mean length relative to the true one."""
@@ -208,3 +204,9 @@ def _add(sums: dict[str, list[float]], name: str, values: Tensor, where: Tensor)
     entry = sums.setdefault(name, [0.0, 0.0])
     entry[0] += float(values[where].sum())
     entry[1] += float(where.sum())
+
+
+def _add_places(sums: dict[str, list[float]], name: str, values: Tensor, where: Tensor, places: int) -> None:
+    """The same for each frame of a group apart, counted from 1."""
+    for place, (part, counted) in enumerate(zip(values.chunk(places), where.chunk(places), strict=True), 1):
+        _add(sums, f"{name}{place}", part, counted)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from modules.checkpoint import load_weights
 from modules.config import SpeechTokenizerConfig, from_dict, to_dict
 from modules.errors import ConfigError, UserError
+from modules.speech.dead_codes import revive
 from modules.speech.prosody import F0_FRAME_RATE_HZ, encode_prosody
 
 PROSODY_STREAM = 1
@@ -56,6 +57,7 @@ class GroupedQuantizer(nn.Module):
         self.scalar = sizes.method == "fsq"
         self.codebook_sizes = codebook_sizes(config)
         self.frozen = False
+        self.together = torch.distributed.is_available() and torch.distributed.is_initialized()
         # A few channels of such encoders are tens of times larger than the rest; frames differ in size as well.
         self.norm = nn.LayerNorm(sizes.feature_dim, elementwise_affine=False)
         self.project = nn.Linear(self.stride * sizes.feature_dim, sizes.vector_dim)
@@ -70,10 +72,10 @@ class GroupedQuantizer(nn.Module):
             codebook_size=sizes.codebook_size,
             decay=sizes.decay,
             kmeans_init=True,
-            threshold_ema_dead_code=sizes.dead_below,
+            threshold_ema_dead_code=0,  # see modules/speech/dead_codes.py
             commitment_weight=1.0,
             # Left to itself the library asks once and remembers, for the whole process.
-            sync_codebook=torch.distributed.is_available() and torch.distributed.is_initialized(),
+            sync_codebook=self.together,
         )
 
     @property
@@ -187,6 +189,7 @@ class GroupedQuantizer(nn.Module):
         else:
             sound = mask & finite
             vectors, ids, loss = self.inner(hidden.where(sound.unsqueeze(-1), 0.0), mask=sound)
+            revive(self.inner, hidden, ids, sound, self.config.grouped.dead_below, together=self.together)
         ids = _by_quantizer(ids).clamp_min(0) * mask.unsqueeze(-1)
         return vectors * mask.unsqueeze(-1), ids, loss.mean()
 

@@ -31,4 +31,5 @@ def build_vits2(
         fsq_levels=tokenizer.levels if digital else None,
         posterior=posterior,
         tokenizer=tokenizer,
+        text=preset.text,
     )

@@ -1,6 +1,6 @@
 """Training examples of the decoder: a random window of an utterance, and other speech of the same speaker for style.
 
-Shapes: B batch, S samples, T decoder frames, K codebooks, U text units.
+Shapes: B batch, S samples, T decoder frames, K codebooks, U text units, F text features.
 """
 
 from collections import defaultdict
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.config import AudioConfig, SpeechTokenizerConfig
+from modules.config import AudioConfig, SpeechTokenizerConfig, TextConfig
 from modules.data.batching import map_tensors, pad_stack
 from modules.data.columns import Rows
 from modules.errors import UserError
@@ -35,6 +35,7 @@ class Example:
     text_ids: np.ndarray  # int64 [U], of the whole utterance
     style_wav: np.ndarray  # float32 [samples], same speaker, other sound
     ssl: np.ndarray | None = None  # float16 [features, dim] of the window, for tokens that are learned here
+    text_features: np.ndarray | None = None  # float16 [U, F], for decoders that read them
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class DecoderBatch:
     """Padded examples: wav [B, S], frames [B], codes [B, tokens, K], f0 [B, points], median_f0_hz [B],
     text_ids [B, U], text_lengths [B], style_wav [B, samples], style_samples [B].
 
-    With ssl [B, features, dim] the content streams of `codes` are 0: the decoder's quantiser finds them."""
+    With ssl [B, features, dim] the content streams of `codes` are 0: the decoder's quantiser finds them.
+    text_features [B, U, F] stand beside the ids where the decoder reads them."""
 
     wav: Tensor
     frames: Tensor
@@ -54,6 +56,7 @@ class DecoderBatch:
     style_wav: Tensor
     style_samples: Tensor
     ssl: Tensor | None = None
+    text_features: Tensor | None = None
 
     def to(self, device: torch.device) -> "DecoderBatch":
         """The same batch on another device."""
@@ -75,10 +78,12 @@ class DecoderDataset:
         token_rate: tokens per second.
         tokenizer: of the tokens; only the form "grouped" is asked for. Where every store has features for it (column
             ssl), the items carry these instead of codes, so that the decoder's quantiser can learn.
+        text: how the decoder reads text; where by features, the items carry them (column text_features). Columns that
+            the items do not need are not read.
 
     Raises:
         UserError: no_audio_rows when no row of the split has audio, no_ssl_features when a store has neither features
-            nor codes for the tokenizer.
+            nor codes for the tokenizer, no_text_features when the decoder reads text features and a store lacks them.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class DecoderDataset:
         style_seconds: tuple[float, float] = (2.5, 6.0),
         token_rate: float = 25.0,
         tokenizer: SpeechTokenizerConfig | None = None,
+        text: TextConfig | None = None,
     ):
         self.stores, self.audio, self.style_seconds = list(stores), audio, style_seconds
         self.samples_per_token = round(audio.sample_rate / token_rate)
@@ -97,6 +103,11 @@ class DecoderDataset:
         self.window_tokens = int(window_seconds * token_rate) // 2 * 2
         self.learned = tokenizer if tokenizer is not None and _has_features(self.stores, tokenizer) else None
         self.features_per_token = self.learned.grouped.feature_rate // self.learned.frame_rate if self.learned else 0
+        self.text_dim = text.feature_dim if text is not None and text.features != "embedding" else 0
+        if self.text_dim:
+            _check_text_features(self.stores, self.text_dim)
+        self._columns = ("audio", "f0", "text_ids", *(("ssl",) if self.learned else ("codes", "codebooks")))
+        self._columns += ("text_features",) if self.text_dim else ()
         self.rows: list[tuple[int, int]] = []
         self.samples: list[int] = []
         self.speakers: list[str] = []
@@ -129,7 +140,7 @@ class DecoderDataset:
     def get(self, index: int, rng: np.random.Generator) -> Example:
         """A window of utterance `index`; every choice comes from `rng`."""
         number, row = self.rows[index]
-        values = self.stores[number][row]
+        values = self.stores[number].row(row, self._columns)
         audio, f0 = values["audio"], np.asarray(values["f0"], np.float32)
         codes, ssl = self._tokens(values, f0)
         tokens = min(len(codes), len(audio) // self.samples_per_token)
@@ -150,6 +161,7 @@ class DecoderDataset:
             text_ids=np.asarray(values["text_ids"], np.int64),
             style_wav=style,
             ssl=ssl[start * self.features_per_token :][: length * self.features_per_token] if self.learned else None,
+            text_features=values["text_features"].reshape(-1, self.text_dim) if self.text_dim else None,
         )
 
     def _tokens(self, values: dict[str, Any], f0: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -218,6 +230,7 @@ class DecoderDataset:
             style_wav=style,
             style_samples=style_samples,
             ssl=pad_stack([e.ssl for e in examples], [width * self.features_per_token])[0] if self.learned else None,
+            text_features=pad_stack([e.text_features for e in examples], bounds)[0] if self.text_dim else None,
         )
 
 
@@ -288,12 +301,11 @@ def clip_probabilities(speakers: Sequence[str], synthetic: Sequence[bool], synth
 
 def _has_features(stores: Sequence[Rows], tokenizer: SpeechTokenizerConfig) -> bool:
     """Whether tokens are to be made of features; stores without any must hold finished codes of the tokenizer."""
-    if tokenizer.form != "grouped":
-        return False
-    if all("ssl" in store.columns for store in stores):
+    grouped = tokenizer.form == "grouped"
+    if grouped and all("ssl" in store.columns for store in stores):
         return True
     for store in stores:
-        if len(store) and store.row(0, ("codebooks",))["codebooks"] != len(stream_sizes(tokenizer)):
+        if len(store) and not _has_codes(store, len(stream_sizes(tokenizer)) if grouped else 0):
             raise UserError(
                 "no_ssl_features",
                 "The feature store {store} holds neither self-supervised features nor codes of this preset's tokens; "
@@ -301,6 +313,31 @@ def _has_features(stores: Sequence[Rows], tokenizer: SpeechTokenizerConfig) -> b
                 store=store.folder,
             )
     return False
+
+
+def _has_codes(store: Rows, streams: int) -> bool:
+    """Whether a store holds codes, of so many streams where that is known (0: any)."""
+    if not {"codes", "codebooks"} <= set(store.columns):
+        return False
+    return not streams or store.row(0, ("codebooks",))["codebooks"] == streams
+
+
+def _check_text_features(stores: Sequence[Rows], dim: int) -> None:
+    """Every store must hold, for each text unit, `dim` features."""
+    for store in stores:
+        if not len(store):
+            continue
+        if "text_features" in store.columns:
+            row = store.row(0, ("text_ids", "text_features"))
+            if len(row["text_features"]) == len(row["text_ids"]) * dim:
+                continue
+        raise UserError(
+            "no_text_features",
+            "The feature store {store} holds no text features of width {width}, which this preset's decoder reads; "
+            "extract it with this preset, or choose one with text.features = embedding.",
+            store=store.folder,
+            width=dim,
+        )
 
 
 def _to_float(pcm: np.ndarray) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Prior and posterior encoders of the decoder.
 
-Shapes: B batch, T decoder frames (50 Hz), K codebooks, U text units, H hidden, D latent channels.
+Shapes: B batch, T decoder frames (50 Hz), K codebooks, U text units, F text features, H hidden, D latent channels.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.config import VITS2Config
+from modules.config import TextConfig, VITS2Config
 from modules.speech.code_table import CodeTable
 from modules.vits2.layers import Attention, Film, TransformerBlock, WaveNet, length_mask, local_attention_mask
 
@@ -24,27 +24,39 @@ def pitch_features(f0: Tensor, rate_divisor: int = 1) -> Tensor:
 
 
 class TextEncoder(nn.Module):
-    """Text ids -> one vector per unit, without any notion of language."""
+    """Text ids, features of them from outside, or both -> one vector per unit, without any notion of language."""
 
-    def __init__(self, config: VITS2Config, vocab: int):
+    def __init__(self, config: VITS2Config, vocab: int, text: TextConfig):
         super().__init__()
-        self.embed = nn.Embedding(vocab, config.hidden)
-        nn.init.normal_(self.embed.weight, std=0.3)
+        self.embed = self.project = None
+        if text.features != "features":
+            self.embed = nn.Embedding(vocab, config.hidden)
+            nn.init.normal_(self.embed.weight, std=0.3)
+        if text.features != "embedding":
+            self.project = nn.Linear(text.feature_dim, config.hidden)
         self.blocks = nn.ModuleList(
             TransformerBlock(config.hidden, config.heads, config.filter, dropout=config.dropout)
             for _ in range(config.text_layers)
         )
         self.norm = nn.LayerNorm(config.hidden)
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """ids [B, U], lengths [B] -> (vectors [B, U, H], mask bool [B, U])."""
+    def forward(self, ids: Tensor, lengths: Tensor, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """ids [B, U], lengths [B], features [B, U, F] where they are read -> (vectors [B, U, H], mask bool [B, U])."""
         mask = length_mask(lengths, ids.shape[1])
         attention = local_attention_mask(mask, ids.shape[1])
-        gate = mask[:, :, None].to(self.embed.weight.dtype)
-        x = self.embed(ids) * gate
+        gate = mask[:, :, None].to(self.norm.weight.dtype)
+        x = self._units(ids, features) * gate
         for block in self.blocks:
             x = block(x, gate, attention)
         return self.norm(x), mask
+
+    def _units(self, ids: Tensor, features: Tensor | None) -> Tensor:
+        if self.project is None:
+            return self.embed(ids)
+        if features is None:
+            raise ValueError("this decoder reads text features, none were given")
+        projected = self.project(features.to(self.project.weight.dtype))
+        return projected if self.embed is None else projected + self.embed(ids)
 
 
 class TextAttention(nn.Module):
@@ -54,20 +66,20 @@ class TextAttention(nn.Module):
     item without text is an ordinary case and not an empty attention row.
     """
 
-    def __init__(self, config: VITS2Config, vocab: int):
+    def __init__(self, config: VITS2Config, vocab: int, text: TextConfig):
         super().__init__()
-        self.text = TextEncoder(config, vocab)
+        self.text = TextEncoder(config, vocab, text)
         self.nothing = nn.Parameter(torch.randn(config.hidden) * 0.1)
         self.norm = nn.LayerNorm(config.hidden)
         self.attention = Attention(config.hidden, config.heads, cross=True)
         self.gate = nn.Parameter(torch.tensor(0.1))
 
-    def forward(self, x: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
-        """x [B, T, H], ids [B, U] (U may be 0), lengths [B] -> [B, T, H]."""
+    def forward(self, x: Tensor, ids: Tensor, lengths: Tensor, features: Tensor | None = None) -> Tensor:
+        """x [B, T, H], ids [B, U] (U may be 0), lengths [B], features [B, U, F] -> [B, T, H]."""
         memory = self.nothing.expand(x.shape[0], 1, -1)
         seen = torch.ones(x.shape[0], 1, dtype=torch.bool, device=x.device)
         if ids.shape[1] > 0:
-            text, mask = self.text(ids, lengths)
+            text, mask = self.text(ids, lengths, features)
             memory, seen = torch.cat((memory, text), dim=1), torch.cat((seen, mask), dim=1)
         return x + self.gate * self.attention(self.norm(x), seen[:, None, None], memory)
 
@@ -87,6 +99,7 @@ class PriorEncoder(nn.Module):
         vocab: int,
         fsq_levels: tuple[int, ...] | None = None,
         vector_dim: int | None = None,
+        text: TextConfig | None = None,
     ):
         super().__init__()
         if vector_dim is None:
@@ -103,7 +116,7 @@ class PriorEncoder(nn.Module):
             TransformerBlock(config.hidden, config.heads, config.filter, config.style_dim, config.dropout)
             for _ in range(config.encoder_layers)
         )
-        self.text = TextAttention(config, vocab)
+        self.text = TextAttention(config, vocab, text or TextConfig())
         self.text_after = config.encoder_layers // 2
         self.norm = Film(config.hidden, config.style_dim)
         self.out = nn.Linear(config.hidden, 2 * config.latent)
@@ -119,6 +132,7 @@ class PriorEncoder(nn.Module):
         text_ids: Tensor,
         text_lengths: Tensor,
         style: Tensor,
+        text_features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """f0 [B, frames or a multiple] Hz, lengths [B] frames -> mean, log-scale [B, D, T].
 
@@ -126,6 +140,7 @@ class PriorEncoder(nn.Module):
 
         Args:
             tokens: codes [B, tokens, K], or vectors [B, tokens, vector_dim] where the model was built for these.
+            text_ids, text_lengths, text_features: [B, U], [B], [B, U, F] (read where `text` says so); U may be 0.
         """
         if self.embed is None:
             x = self.from_vector(tokens)
@@ -139,7 +154,7 @@ class PriorEncoder(nn.Module):
         attention = local_attention_mask(mask)
         for index, block in enumerate(self.blocks):
             if index == self.text_after:
-                x = self.text(x, text_ids, text_lengths) * gate
+                x = self.text(x, text_ids, text_lengths, text_features) * gate
             x = block(x, gate, attention, style)
         mean, log_scale = (self.out(self.norm(x, style)) * gate).transpose(1, 2).chunk(2, dim=1)
         return mean, log_scale.clamp(-6.0, 3.0)

@@ -1,5 +1,6 @@
 """The 32 kHz decoder: speech tokens, text, pitch and style -> sound (after VITS2, Kong et al., 2023).
 
+Text enters as ids through a learned table, as features of an encoder outside, or as both (see `TextConfig`).
 The tokens' codes are looked up in learned tables, or, for tokens of form "grouped", in the codebooks of a quantiser
 that is trained here, with the decoder, and saved with its weights (see `modules.speech.grouped`).
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from modules.audio.spectral import LogMel
 from modules.checkpoint import Lineage, load_weights, save_weights
-from modules.config import AudioConfig, SpeechTokenizerConfig, VITS2Config, from_dict, to_dict
+from modules.config import AudioConfig, SpeechTokenizerConfig, TextConfig, VITS2Config, from_dict, to_dict
 from modules.errors import UserError
 from modules.speech.grouped import PREFIX as QUANTIZER_PREFIX
 from modules.speech.grouped import PROSODY_STREAM, GroupedQuantizer, content_codes, stream_sizes
@@ -28,11 +29,9 @@ from modules.vits2.generator import SourceFilterHead
 from modules.vits2.hifigan import HifiGanHead
 from modules.vits2.layers import length_mask
 from modules.vits2.losses import kl_divergence
-from modules.vits2.source import fill_unvoiced
+from modules.vits2.timing import Generators, draw_noise, retime, retime_f0
 
 POSTERIOR_PREFIX = "posterior."
-
-Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class VITS2(nn.Module):
         fsq_levels: levels behind stream 0 when it is an FSQ code, else None.
         posterior: build the posterior encoder (training, copy-synthesis); inference does without.
         tokenizer: of the form "grouped" it brings a quantiser, and its streams are the `codebook_sizes`; else ignored.
+        text: how text enters: table, features or both; None: a table of `text_vocab` ids.
     """
 
     def __init__(
@@ -74,8 +74,10 @@ class VITS2(nn.Module):
         fsq_levels: Sequence[int] | None = None,
         posterior: bool = True,
         tokenizer: SpeechTokenizerConfig | None = None,
+        text: TextConfig | None = None,
     ):
         super().__init__()
+        self.text_config = text or TextConfig()
         grouped = tokenizer is not None and tokenizer.form == "grouped"
         self.tokenizer = tokenizer if grouped else None
         if grouped and tuple(codebook_sizes) != stream_sizes(tokenizer):
@@ -88,8 +90,11 @@ class VITS2(nn.Module):
         self.mel = LogMel(audio.sample_rate, audio.n_fft, audio.hop_length, audio.n_mels)
         self.style_encoder = StyleEncoder(audio.n_mels, config.style_dim, config.hidden)
         self.quantizer = GroupedQuantizer(tokenizer) if grouped else None
+        self.tokens_given = False  # whether a file brought all of it (see `warm_start`)
         vector_dim = self.quantizer.vector_dim if grouped else None
-        self.prior = PriorEncoder(config, self.codebook_sizes, text_vocab, self.fsq_levels, vector_dim)
+        self.prior = PriorEncoder(
+            config, self.codebook_sizes, text_vocab, self.fsq_levels, vector_dim, self.text_config
+        )
         self.flow = Flow(config)
         self.head = (SourceFilterHead if config.head == "istft" else HifiGanHead)(config, audio)
         self.posterior = PosteriorEncoder(config, audio.n_mels) if posterior else None
@@ -100,6 +105,11 @@ class VITS2(nn.Module):
         if self.tokenizer is not None:
             return self.tokenizer.prosody_levels
         return self.codebook_sizes[PROSODY_STREAM] if len(self.codebook_sizes) > PROSODY_STREAM else 0
+
+    @property
+    def reads_text_features(self) -> bool:
+        """Whether a text must come with its features (`text_features`)."""
+        return self.text_config.features != "embedding"
 
     def tokens(self, codes: Tensor) -> Tensor:
         """What the prior reads of codes [B, tokens, K]: the codes, or the quantiser's vectors [B, tokens, D]."""
@@ -130,6 +140,7 @@ class VITS2(nn.Module):
         *,
         ssl: Tensor | None = None,
         two_sounds: bool = False,
+        text_features: Tensor | None = None,
     ) -> Decoded:
         """Decode every item from its posterior or from a sample of its prior.
 
@@ -140,6 +151,7 @@ class VITS2(nn.Module):
             noise_scale: [B] scale of the prior's noise.
             ssl: [B, features, dim] of the same window, for the quantiser; the codes' content is not read then.
             two_sounds: also render with a second noise (for the energy distance).
+            text_features: [B, U, F] beside the ids, for a model that `reads_text_features`; others pass them by.
         """
         mel = self.mel(wav)
         width = mel.shape[2]
@@ -150,7 +162,7 @@ class VITS2(nn.Module):
         else:
             real = length_mask(frames // self.frames_per_token, codes.shape[1])
             tokens, ids, commitment = self.quantizer(ssl, real)
-        mean, log_scale = self.prior(tokens, f0, width, frames, text_ids, text_lengths, style)
+        mean, log_scale = self.prior(tokens, f0, width, frames, text_ids, text_lengths, style, text_features)
         z, _, posterior_log_scale = self.posterior(mel, frames, style, torch.randn_like(mean))
         kl = kl_divergence(self.flow(z, frames, style), posterior_log_scale, mean, log_scale, valid)
         prior_z = (mean + torch.randn_like(mean) * log_scale.exp() * noise_scale[:, None, None]) * valid
@@ -182,6 +194,7 @@ class VITS2(nn.Module):
         speed: float = 1.0,
         generator: torch.Generator | None = None,
         f0: Tensor | None = None,
+        text_features: Tensor | None = None,
     ) -> Tensor:
         """One sentence: codes [1, T, K], text_ids [1, U], style [1, style_dim] -> wav [S] float32.
 
@@ -191,11 +204,13 @@ class VITS2(nn.Module):
             speed: above 1 is faster; time is stretched before the generator, so the pitch stays.
             generator: CPU generator; the same seed gives the same samples.
             f0: [1, N] Hz at 100 Hz, instead of the prosody stream.
+            text_features: [1, U, F] beside the ids, for a model that `reads_text_features`.
         """
         median = torch.tensor([f0_median_hz], dtype=torch.float32, device=codes.device)
         wav, _ = self.infer_batch(
-            codes, text_ids, style, median, noise_scale=noise_scale, speed=speed, generators=generator, f0=f0
-        )
+            codes, text_ids, style, median, noise_scale=noise_scale, speed=speed, generators=generator, f0=f0,
+            text_features=text_features,
+        )  # fmt: skip
         return wav[0]
 
     @torch.inference_mode()
@@ -212,6 +227,7 @@ class VITS2(nn.Module):
         speed: float = 1.0,
         generators: Generators = None,
         f0: Tensor | None = None,
+        text_features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Several sentences of differing length at once.
 
@@ -231,15 +247,17 @@ class VITS2(nn.Module):
         width = tokens * self.frames_per_token
         frames = lengths * self.frames_per_token
         f0 = self._contour(codes, lengths, f0_median_hz, f0, width * self.pitch_per_frame)
-        mean, log_scale = self.prior(self.tokens(codes), f0, width, frames, text_ids, text_lengths, style)
+        mean, log_scale = self.prior(
+            self.tokens(codes), f0, width, frames, text_ids, text_lengths, style, text_features
+        )
         if speed != 1.0:
             wanted = (frames / speed).round().long().clamp_min(1)
-            mean, log_scale = (_retime(x, frames, wanted) for x in (mean, log_scale))
-            f0 = _retime_f0(f0, frames * self.pitch_per_frame, wanted * self.pitch_per_frame)
+            mean, log_scale = (retime(x, frames, wanted) for x in (mean, log_scale))
+            f0 = retime_f0(f0, frames * self.pitch_per_frame, wanted * self.pitch_per_frame)
             frames, width = wanted, mean.shape[2]
         counts = frames.tolist()
-        latent = _draw(counts, self.config.latent, generators, device)
-        hiss = _draw([n * self.audio.hop_length for n in counts], 1, generators, device)[:, 0]
+        latent = draw_noise(counts, self.config.latent, generators, device)
+        hiss = draw_noise([n * self.audio.hop_length for n in counts], 1, generators, device)[:, 0]
         z = self.flow(mean + latent * log_scale.exp() * noise_scale, frames, style, inverse=True)
         wav, _ = self.head(z, f0, style, frames, hiss)
         return wav.float(), frames * self.audio.hop_length
@@ -283,6 +301,7 @@ def save_vits2(
         "audio": to_dict(model.audio),
         "codebook_sizes": list(model.codebook_sizes),
         "text_vocab": model.text_vocab,
+        "text": to_dict(model.text_config),
         "token_rate": model.token_rate,
         "fsq_levels": list(model.fsq_levels) if model.fsq_levels else None,
         "tokenizer": to_dict(model.tokenizer) if model.tokenizer is not None else None,
@@ -295,8 +314,12 @@ def save_vits2(
     return save_weights(path, state, config, lineage)
 
 
-def load_vits2(path: Path) -> VITS2:
+def load_vits2(path: Path, *, speaking: bool = False) -> VITS2:
     """Read a decoder in eval mode, with the posterior encoder if the file holds one.
+
+    Args:
+        speaking: it will only speak: what only training needs of its head (weight norms) is folded away. Such a decoder
+            is quicker and sounds the same; it is not to be saved or trained.
 
     Raises:
         UserError: weights_missing, weights_unreadable, or weights_wrong_stage for another stage's file.
@@ -319,33 +342,9 @@ def load_vits2(path: Path) -> VITS2:
         fsq_levels=weights.config.get("fsq_levels"),
         posterior=any(name.startswith(POSTERIOR_PREFIX) for name in weights.state),
         tokenizer=from_dict(SpeechTokenizerConfig, tokenizer, "tokenizer") if tokenizer else None,
+        text=from_dict(TextConfig, weights.config.get("text") or {}, "text"),
     )
     model.load_state_dict(weights.state)
+    if speaking and isinstance(model.head, HifiGanHead):
+        model.head.remove_weight_norm()
     return model.eval()
-
-
-def _draw(counts: Sequence[int], channels: int, generators: Generators, device: torch.device) -> Tensor:
-    """Unit noise [B, channels, longest], drawn row by row on the CPU: the same on every device and in every batch."""
-    noise = torch.zeros(len(counts), channels, max(counts))
-    for row, count in enumerate(counts):
-        generator = generators if generators is None or isinstance(generators, torch.Generator) else generators[row]
-        noise[row, :, :count] = torch.randn(channels, count, generator=generator)
-    return noise.to(device)
-
-
-def _retime(x: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
-    """Stretch each row's first `lengths` frames to `wanted` frames by straight lines. [B, C, T] -> [B, C, max]."""
-    steps = torch.arange(int(wanted.max()), device=x.device)
-    place = (steps[None] + 0.5) * (lengths / wanted)[:, None] - 0.5
-    place = place.clamp_min(0.0).minimum((lengths - 1)[:, None].to(place.dtype))
-    left = place.floor().long()
-    right = (left + 1).minimum((lengths - 1)[:, None])
-    share = (place - left)[:, None].to(x.dtype)
-    index = [i[:, None].expand(-1, x.shape[1], -1) for i in (left, right)]
-    return torch.lerp(x.gather(2, index[0]), x.gather(2, index[1]), share)
-
-
-def _retime_f0(f0: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
-    """`_retime` for pitch: voiced stays voiced and no glide leads into silence. [B, N] Hz."""
-    voiced = _retime((f0 > 0).to(f0.dtype)[:, None], lengths, wanted)[:, 0] > 0.5
-    return torch.where(voiced, _retime(fill_unvoiced(f0)[:, None], lengths, wanted)[:, 0], 0.0)

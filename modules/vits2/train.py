@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from modules.audio.pitch import track_f0
 from modules.checkpoint import Lineage, load_weights, save_weights
 from modules.config import field, to_dict
+from modules.speech.grouped import PREFIX as QUANTIZER_PREFIX
 from modules.speech.grouped import PROSODY_STREAM, perplexity
 from modules.speech.prosody import decode_prosody
 from modules.training.stage import Samples
@@ -87,9 +88,8 @@ class VITS2Stage:
         self.model, self.config, self.validation = model, config, validation
         self.preset, self.include_posterior, self.parent_hash = preset, include_posterior, parent_hash
         self.published, self.publish_each, self.samples = published, publish_each, samples
-        quantizer = model.quantizer
-        if quantizer is not None and (config.quantizer == "freeze" or (config.quantizer == "auto" and quantizer.ready)):
-            quantizer.freeze()
+        if model.quantizer is not None and _is_fixed(model, config):
+            model.quantizer.freeze()
         self.distance = MelDistance(model.audio.sample_rate)
         self.modules: dict[str, nn.Module] = {"vits2": model}
         self.optimizers: dict[str, Any] = {
@@ -176,6 +176,7 @@ class VITS2Stage:
             0.2 + 0.8 * torch.rand(count, device=device),
             ssl=batch.ssl,
             two_sounds=self.config.energy_distance and self.model.config.head == "istft",
+            text_features=batch.text_features,
         )
         real, fake = self._pieces(batch, decoded)
         return decoded, from_posterior, real, fake
@@ -225,6 +226,7 @@ class VITS2Stage:
                 batch.wav, batch.frames, batch.codes, batch.f0, batch.text_ids, batch.text_lengths, style,
                 torch.full((count,), name == "posterior", device=batch.wav.device),
                 torch.full((count,), 0.35, device=batch.wav.device), ssl=batch.ssl,
+                text_features=batch.text_features,
             )  # fmt: skip
             distance = self.distance.to(batch.wav.device)(decoded.wav, batch.wav, decoded.mask)
             found[f"mel_{name}"] = float(distance.mean())
@@ -270,7 +272,16 @@ def warm_start(model: VITS2, *paths: Path) -> tuple[list[str], list[str]]:
     missing = sorted(set(own) - set(given))
     differing = sorted(name for name in set(own) & set(given) if own[name].shape != given[name].shape)
     model.load_state_dict({n: t for n, t in given.items() if n in own and n not in differing}, strict=False)
+    tokens = {name for name in own if name.startswith(QUANTIZER_PREFIX)}
+    model.tokens_given |= bool(tokens) and not tokens & {*missing, *differing}
     return missing, differing
+
+
+def _is_fixed(model: VITS2, config: VITS2TrainConfig) -> bool:
+    """Whether the tokens stay as they are. Codebooks tell by themselves whether they have learned anything; the grid of
+    an FSQ is there from the start, and its projections have learned something only where a file brought them."""
+    learned = model.tokens_given if model.quantizer.scalar else model.quantizer.ready
+    return config.quantizer == "freeze" or (config.quantizer == "auto" and learned)
 
 
 def _adamw(module: nn.Module, learning_rate: float, shares: Mapping[str, float] | None = None) -> torch.optim.AdamW:

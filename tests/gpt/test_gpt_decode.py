@@ -7,17 +7,16 @@ import pytest
 import torch
 
 from modules.errors import Stopped, UserError
+from modules.gpt.choosing import FrameChooser, mix
 from modules.gpt.decode import (
     DecodeOptions,
     Decoder,
     PromptReference,
-    _FrameChooser,
-    _without_text,
     build_prompts,
     frame_limits,
-    mix,
 )
 from modules.gpt.model import SpeechGPT
+from modules.gpt.prompts import without_text
 from modules.gpt.sequence import arrange
 
 FREE = DecodeOptions(min_frames=12, max_frames=12, guard=False, seed=5)
@@ -93,9 +92,9 @@ def test_guidance_moves_away_from_what_is_said_without_the_text(model):
     seen: list[torch.Tensor] = []
     for rows, guidance in ((prompts, 0.0), (bare, 0.0), (prompts, 1.5)):
         options = replace(FREE, guidance=guidance)
-        chooser = _FrameChooser(decoder, options, prompts, torch.Generator())
-        both = [*rows, *map(_without_text, rows)] if guidance else rows
-        seen.append(chooser._content(decoder._prefill(both, options)[0]).log_softmax(-1))
+        chooser = FrameChooser(decoder, options, [p.weight for p in prompts], torch.Generator())
+        both = [*rows, *map(without_text, rows)] if guidance else rows
+        seen.append(chooser.content_logits(decoder._prefill(both, options)[0]).log_softmax(-1))
     told, untold, guided = seen
     torch.testing.assert_close(guided, (told + 1.5 * (told - untold)).log_softmax(-1), atol=1e-4, rtol=1e-4)
 

@@ -11,7 +11,8 @@ from modules.checkpoint import Lineage
 from modules.config import GPTConfig, TextConfig
 from modules.errors import UserError
 from modules.gpt.model import build_gpt, load_gpt, load_initial, save_gpt
-from modules.gpt.sequence import BEGIN_TEXT, IGNORED, SPEECH, TEXT, Part, arrange
+from modules.gpt.patterns import IGNORED
+from modules.gpt.sequence import BEGIN_TEXT, SPEECH, TEXT, Part, arrange
 
 
 @pytest.mark.parametrize("positions", ["sequence", "aligned"])

@@ -49,18 +49,21 @@ def _row(seconds: float, f0_hz: float, seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def _write(folder: Path, *, features: bool = True, codebooks: int = 0) -> FeatureStore:
+def _write(folder: Path, *, features: bool = True, codebooks: int | None = 0) -> FeatureStore:
+    """With `codebooks` None the store has no column of codes."""
     with StoreWriter(folder) as writer:
         for number in range(7):
             row = _row(1.6 + 0.2 * number, 120.0 + 30 * (number % 3), number)
             tokens = len(row["f0"]) // 4
-            codes = np.random.default_rng(number).integers(0, 16, tokens * codebooks).astype(np.int16)
+            if codebooks is not None:
+                codes = np.random.default_rng(number).integers(0, 16, tokens * codebooks).astype(np.int16)
+                row |= {"codebooks": codebooks, "codes": codes}
             if not features:
                 row.pop("ssl")
             writer.add(
                 str(number), speaker="ab"[number % 2], language="en", split="dev" if number == 6 else "train",
                 text="x", seconds=tokens / 25, source="recorded", text_ids=np.arange(1, 4 + number, dtype=np.int32),
-                codebooks=codebooks, codes=codes, **row,
+                **row,
             )  # fmt: skip
     return FeatureStore(folder)
 
@@ -128,6 +131,11 @@ def test_stores_without_features_need_finished_codes(tmp_path: Path):
     with pytest.raises(UserError) as caught:
         DecoderDataset([s3], PRESET.audio, tokenizer=TOKENIZER)
     assert caught.value.code == "no_ssl_features" and str(tmp_path / "s3") in str(caught.value)
+    bare = _write(tmp_path / "bare", features=False, codebooks=None)
+    for tokenizer in (TOKENIZER, SpeechTokenizerConfig()):
+        with pytest.raises(UserError) as caught:
+            DecoderDataset([bare], PRESET.audio, tokenizer=tokenizer)
+        assert caught.value.code == "no_ssl_features"
     done = DecoderDataset([_write(tmp_path / "own", features=False, codebooks=3)], PRESET.audio, tokenizer=TOKENIZER)
     assert _batch(done).ssl is None and _batch(done).codes[..., 0].any()
 
@@ -204,6 +212,30 @@ def test_learned_codebooks_are_left_alone_unless_asked(dataset: DecoderDataset, 
         )
         same = all(torch.equal(before[name], tensor) for name, tensor in model.quantizer.state_dict().items())
         assert same == still and ("commitment" in result.last_losses) == (not still)
+
+
+def test_scalar_codes_learn_until_a_file_brings_learned_ones(dataset: DecoderDataset, tmp_path: Path):
+    """Their grid is there from the start, so being ready does not say that they were learned."""
+    sizes = replace(TOKENIZER.grouped, method="fsq", levels=(4, 4))
+    preset = replace(PRESET, tokenizer=replace(TOKENIZER, grouped=sizes))
+    model = build_vits2(preset, 40)
+    stage = _stage(dataset, model)
+    assert model.quantizer.ready and not model.quantizer.frozen
+    stage.phases(0)
+    stage.model.train()
+    losses = stage.losses("generator", _batch(dataset))
+    sum(loss for name, loss in losses.items() if not name.startswith("_")).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    assert model.quantizer.project.weight.grad.any()
+    path = save_vits2(tmp_path / "a.safetensors", model, LINEAGE, include_posterior=True)
+    for choice, still in (("auto", True), ("train", False)):
+        fresh = build_vits2(preset, 40)
+        assert warm_start(fresh, path) == ([], [])
+        _stage(dataset, fresh, quantizer=choice)
+        assert fresh.quantizer.frozen == still
+    other = build_vits2(PRESET, 40)
+    warm_start(other, path)
+    assert not other.tokens_given
 
 
 def test_finished_codes_train_the_same_decoder(dataset: DecoderDataset):

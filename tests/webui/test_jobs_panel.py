@@ -12,6 +12,7 @@ from tools.webui.dataset_folders import (
 )
 from tools.webui.jobs_panel import changes, shown_job
 from tools.webui.messages import Messages
+from tools.webui.models_jobs import DOWNLOAD_TOOL
 from tools.webui.steps import SLICE, STEPS, prepare
 from tools.webui.training_steps import EXTRACT, GPT, PICK, VITS2
 
@@ -78,4 +79,4 @@ def test_every_state_and_tool_has_words() -> None:
         table = Messages().tables[language]
         keys = [*jobs_view.STATES.values(), *jobs_view.TOOLS.values(), *jobs_view.RESULTS.values()]
         assert {*keys, *report_view.DEFECTS.values()} <= set(table)
-    assert set(jobs_view.TOOLS) == {step.module for step in (*STEPS, EXTRACT, VITS2, GPT, PICK)}
+    assert set(jobs_view.TOOLS) == {step.module for step in (*STEPS, EXTRACT, VITS2, GPT, PICK)} | {DOWNLOAD_TOOL}

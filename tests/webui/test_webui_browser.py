@@ -159,15 +159,15 @@ def test_labels_follow_the_browser(visit: Callable[..., "Page"], locale: str, la
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_base_explains_itself_and_history_brings_settings_back(visit: Callable[..., "Page"]) -> None:
+def test_only_what_can_speak_is_offered_and_history_brings_settings_back(visit: Callable[..., "Page"]) -> None:
     page = visit()
     page.click("#model > button")
     page.click("#preset input")
-    page.click("li:has-text('base')")
-    page.wait_for_selector("#preset-remark:has-text('none are published')")
-    page.click("#preset input")
+    page.wait_for_selector("li:has-text('nano')")
+    assert page.locator("ul[role=listbox] li").count() == 1
+    assert "tab Models" in page.inner_text("#preset")
     page.click("li:has-text('nano')")
-    page.wait_for_selector("#preset-remark", state="hidden")
+    assert not page.is_visible("#preset-remark")
     page.click("#example-voice-3")
     page.wait_for_selector("#reference-1-note:has-text('s are used')")
     page.fill("#text textarea", "A line for the history.")

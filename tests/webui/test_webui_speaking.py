@@ -139,7 +139,7 @@ def test_mistakes_are_named(services: Services, values: dict[str, Any], tmp_path
     assert refused(services, {**values, "reference_1_audio": str(fake)}) == "audio_unreadable"
     assert refused(services, {**values, "reference_1_weight": 0.0}) == "weights_all_zero"
     assert refused(services, {**values, "top_p": 7.0}) == "option_invalid"
-    assert refused(services, {**values, "preset": "base"}) == "base_not_published"
+    assert refused(services, {**values, "preset": "base"}) == "preset_not_trained"
     assert refused(services, {**values, "gpt_weights": "gone.safetensors"}) == "weights_not_listed"
 
 

@@ -31,12 +31,15 @@ class UsesInference(Protocol):
         """Called once all tabs are there."""
 
 
-def build_app(services: Services, tabs: Sequence[tuple[str, Tab]] = ()) -> gr.Blocks:
+def build_app(
+    services: Services, tabs: Sequence[tuple[str, Tab]] = (), after: Sequence[tuple[str, Tab]] = ()
+) -> gr.Blocks:
     """The page with further tabs and the inference tab, which is open first, and the jobs of all of them below.
 
     Args:
         services: shared by all tabs.
         tabs: pairs of the key of the tab's name and a builder called inside the tab.
+        after: the same, for tabs that stand behind the inference tab.
     """
     i18n = services.messages.frontend()
     with gr.Blocks(title="GPT-SoVITS2", delete_cache=TEMPORARY_FILES_SECONDS, analytics_enabled=False) as app:
@@ -50,6 +53,9 @@ def build_app(services: Services, tabs: Sequence[tuple[str, Tab]] = ()) -> gr.Bl
                     built.append(build(app, services, i18n))
             with gr.Tab(i18n("tab.inference"), id="inference") as inference_tab:
                 inference = build_inference_tab(app, services, i18n)
+            for name, build in after:
+                with gr.Tab(i18n(name), id=name):
+                    built.append(build(app, services, i18n))
         refresh_weights(inference, services, i18n, inference_tab.select)
         for tab in built:
             if isinstance(tab, UsesInference):

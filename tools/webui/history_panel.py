@@ -10,6 +10,7 @@ from gradio.components import Component
 from tools.webui.form import Form
 from tools.webui.history import Entry, form_values, list_entries
 from tools.webui.messages import guarded, inform
+from tools.webui.presets import speaking_presets
 from tools.webui.references_panel import ReferenceRows
 from tools.webui.services import Services
 from tools.webui.settings import REMEMBERED, usable_settings
@@ -136,6 +137,8 @@ def _reloader(form: Form, services: Services, rows: ReferenceRows) -> Callable[.
             return {}
         values = form_values(entry.settings, REFERENCES)
         fitting = {**usable_settings(form, values), **{name: values[name] for name in REFERENCE_NAMES}}
+        if fitting.get("preset") not in speaking_presets(services):
+            fitting.pop("preset", None)
         used = sum(values[f"reference_{i}_audio"] is not None for i in range(1, REFERENCES + 1))
         inform(services.messages.for_request(request), "message.settings_reloaded")
         return {**form.updates(fitting), **rows.show(used)}

@@ -13,6 +13,7 @@ from tools.jobs import Job, JobStore
 from tools.webui.chains import Chain, Chains
 from tools.webui.messages import Translator
 from tools.webui.retelling import retell, retell_error
+from tools.webui.sizes import part_words, size_words
 
 SHOWN_JOBS = 12
 _SHOWN_FILES, _SHOWN_REJECTED = 10, 100
@@ -35,7 +36,10 @@ TOOLS = {
     "tools.train_vits2": "jobs.tool_vits2",
     "tools.train_gpt": "jobs.tool_gpt",
     "tools.pick": "jobs.tool_pick",
+    "tools.download": "jobs.tool_download",
 }
+VERIFY = ("tools.download", "--verify")
+"""Words of a command line that checks what was downloaded."""
 RESULTS = {
     "files": "jobs.result_files",
     "clips": "jobs.result_clips",
@@ -119,6 +123,8 @@ def title(job: Job, say: Translator) -> str:
     key = next((TOOLS[item] for item in config.argv if item in TOOLS), None)
     if key is None:
         return config.name
+    if set(VERIFY) <= set(config.argv):
+        key = "jobs.tool_verify"
     return f"{say(key)}: {config.name.partition(' ')[2] or config.name}"
 
 
@@ -168,7 +174,10 @@ def details(job: Job, chains: Chains, say: Translator) -> str:
         rows.append((say("jobs.chain"), f"{words}. {chain_words(chain, say)}" if chain.reason else words))
     if before := job.waits_for():
         rows.append((say("jobs.waits_for"), ", ".join(title(other, say) for other in before)))
-    rows += [(say("jobs.progress"), _progress_words(progress, state, say)), (say("jobs.time"), span(job.seconds()))]
+    rows += [
+        (say("jobs.progress"), _progress_words(job, progress, state, say)),
+        (say("jobs.time"), span(job.seconds())),
+    ]
     rows += _usage(job, say)
     rows += _result(job.result() or {}, say)
     rows.append((say("jobs.folder"), str(job.folder)))
@@ -205,7 +214,7 @@ def card(job: Job, state: str, stuck: Chain | None, say: Translator) -> str:
     progress = job.progress()
     words = say(STATES[state])
     if state in ("running", "waiting"):
-        words = f"{words} {_progress_words(progress, state, say)}".strip()
+        words = f"{words} {_progress_words(job, progress, state, say)}".strip()
     elif cause := failure_words(job, say, say("jobs.this_job")):
         words = f"{words}: {cause}"
     if stuck is not None:
@@ -216,16 +225,23 @@ def card(job: Job, state: str, stuck: Chain | None, say: Translator) -> str:
     return f'<div class="job {state}" data-job="{safe(job.id)}"><b>{safe(name)}</b><br>{safe(words)}{bar}</div>'
 
 
-def _progress_words(progress: Progress, state: str, say: Translator) -> str:
+def _progress_words(job: Job, progress: Progress, state: str, say: Translator) -> str:
     words = []
+    bytes_counted = VERIFY[0] in job.config().argv
     if progress.percent is not None and (state == "done" or progress.done or progress.total):
         words.append(f"{progress.percent:.0f} %")
-    if progress.total:
+    if progress.total and bytes_counted:
+        words.append(part_words(progress.done, progress.total))
+        if state == "running" and progress.eta_seconds:
+            speed = (progress.total - progress.done) / progress.eta_seconds
+            words.append(say("jobs.speed", size=size_words(speed)))
+    elif progress.total:
         words.append(f"{progress.done}/{progress.total}")
     if state == "running" and progress.eta_seconds is not None:
         words.append(say("jobs.eta", time=span(progress.eta_seconds)))
     if state == "running" and progress.message:
-        words.append(retell(progress.message, say))
+        # What follows the file's name tells the bytes once more, in English.
+        words.append(progress.message.partition(": ")[0] if bytes_counted else retell(progress.message, say))
     return ", ".join(words)
 
 

@@ -6,6 +6,7 @@ import gradio as gr
 
 from tools.webui.form import Form
 from tools.webui.messages import guarded
+from tools.webui.presets import BUILT_IN_PRESET, speaking_presets
 from tools.webui.services import Services
 from tools.webui.weights import BUILT_IN
 
@@ -96,7 +97,13 @@ def _build_model(form: Form, services: Services, i18n: gr.I18n) -> None:
         preset = form.add(
             "preset",
             gr.Dropdown(
-                weights.preset_names(), value="nano", label=i18n("options.preset"), min_width=140, elem_id="preset"
+                speaking_presets(services),
+                value=BUILT_IN_PRESET,
+                label=i18n("options.preset"),
+                info=i18n("options.preset_hint"),
+                filterable=False,
+                min_width=220,
+                elem_id="preset",
             ),
         )
         form.add(
@@ -123,27 +130,34 @@ def _build_model(form: Form, services: Services, i18n: gr.I18n) -> None:
     remark = gr.Markdown("", visible=False, elem_classes="warned", elem_id="preset-remark")
 
     @guarded(services.messages, services.log_file)
-    def explain_preset(name: str, request: gr.Request) -> dict:
-        """Say at once what a preset without weights needs."""
-        if weights.is_installed(name):
-            return gr.update(value="", visible=False)
-        say = services.messages.for_request(request)
-        return gr.update(value=say("options.preset_missing", preset=name, folder=weights.models / name), visible=True)
+    def explain_preset(name: str, gpt: str | None, vits2: str | None, request: gr.Request) -> dict:
+        """Say at once what a preset without weights of its own needs."""
+        enough = weights.is_installed(name) or (gpt and vits2)
+        words = "" if enough else services.messages.for_request(request)("options.preset_choose_both", preset=name)
+        return gr.update(value=words, visible=bool(words))
 
     refresh_weights(form, services, i18n, refresh.click)
-    preset.change(explain_preset, preset, remark, queue=False, show_progress="hidden", api_visibility="private")
+    boxes = [preset, form["gpt_weights"], form["vits2_weights"]]
+    for box in boxes:
+        box.change(explain_preset, boxes, remark, queue=False, show_progress="hidden", api_visibility="private")
 
 
 def refresh_weights(form: Form, services: Services, i18n: gr.I18n, *events: Callable) -> None:
     """Offer the weight files that are there at these events of Gradio, such as a tab's `select`."""
-    boxes = [form["gpt_weights"], form["vits2_weights"]]
+    boxes = [form["preset"], form["gpt_weights"], form["vits2_weights"]]
 
     @guarded(services.messages, services.log_file)
-    def refresh(gpt: str | None, vits2: str | None) -> dict:
-        return chosen_weights(form, services, i18n, gpt, vits2)
+    def refresh(preset: str | None, gpt: str | None, vits2: str | None) -> dict:
+        return chosen_preset(form, services, preset) | chosen_weights(form, services, i18n, gpt, vits2)
 
     for event in events:
         event(refresh, boxes, boxes, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def chosen_preset(form: Form, services: Services, name: object) -> dict:
+    """The presets that can speak now, and the choice among them; one that cannot any more becomes the built-in one."""
+    names = speaking_presets(services)
+    return {form["preset"]: gr.update(choices=names, value=name if name in names else BUILT_IN_PRESET)}
 
 
 def chosen_weights(form: Form, services: Services, i18n: gr.I18n, gpt: str | None, vits2: str | None) -> dict:

@@ -23,6 +23,21 @@ REMARKS = (
     "told.downloading",
     "told.duplicates",
     "told.failed",
+    "told.file_bad_json",
+    "told.file_cut",
+    "told.file_empty",
+    "told.file_hash",
+    "told.file_header",
+    "told.file_header_long",
+    "told.file_no_tensor",
+    "told.file_not_checkpoint",
+    "told.file_not_json",
+    "told.file_not_onnx",
+    "told.file_other",
+    "told.file_pointer",
+    "told.file_size",
+    "told.file_unreadable",
+    "told.file_web_page",
     "told.lines",
     "told.low_confidence",
     "told.memory",
@@ -36,7 +51,7 @@ REMARKS = (
     "told.unreadable",
 )
 """What tools say besides their errors, with their own English words."""
-_RETOLD_FIELDS = frozenset({"cause"})
+_RETOLD_FIELDS = frozenset({"cause", "problem"})
 """Fields that hold another such sentence."""
 _NUMBER = re.compile(r"\d+")
 

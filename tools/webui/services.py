@@ -2,6 +2,7 @@
 
 import functools
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from tools.webui.messages import Messages
 from tools.webui.weights import ModelChoice, WeightFolders
 
 if TYPE_CHECKING:
+    from modules.hub.catalogue import Entry
     from modules.inference.synthesizer import Synthesizer
 
 
@@ -104,6 +106,7 @@ class Services:
         output: folder for sound.
         logs: folder for datasets, edits and jobs.
         jobs: the long tools that the page starts.
+        entries: published models by name; None takes those of the program's own catalogue.
     """
 
     messages: Messages
@@ -115,6 +118,14 @@ class Services:
     stops: StopFlags = field(default_factory=StopFlags)
     logs: Path = paths.LOGS
     jobs: JobStore = field(default_factory=JobStore)
+    entries: "Mapping[str, Entry] | None" = None
+
+    @functools.cached_property
+    def catalogue(self) -> "Mapping[str, Entry]":
+        """The published models that can be downloaded."""
+        from modules.hub.catalogue import load_catalogue
+
+        return load_catalogue() if self.entries is None else self.entries
 
     @functools.cached_property
     def chains(self) -> Chains:

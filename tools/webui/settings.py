@@ -10,7 +10,7 @@ from tools.webui.form import Form
 from tools.webui.speaking import MODEL_NAMES, OPTION_NAMES
 
 REMEMBERED = ("text", *OPTION_NAMES, "seed", "random_seed", *MODEL_NAMES)
-FILES = ("gpt_weights", "vits2_weights")
+FILES = ("preset", "gpt_weights", "vits2_weights")
 """Choices that come and go while the page is served."""
 STORAGE_KEY = "gpt-sovits2.inference"
 STORAGE_SECRET = "settings-of-the-page"

@@ -33,6 +33,7 @@ CSS = """
 .job .bar > div { height: 100%; background: var(--color-accent); }
 .job, #jobs-details code { overflow-wrap: anywhere; white-space: normal; }
 .job.failed { border-left: 4px solid #dc2626; }
+.flush > .html-container { padding: 0 !important; }
 .facts { border-collapse: collapse; width: 100%; }
 .facts, .facts tr { border: none !important; }
 .facts th { width: 8rem; min-width: 5.5rem; font-weight: 600; }

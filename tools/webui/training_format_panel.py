@@ -9,9 +9,11 @@ from modules.errors import UserError
 from modules.experiment import Experiment
 from tools.jobs import Job
 from tools.webui.messages import Translator, inform
+from tools.webui.presets import check_models, quantises
 from tools.webui.services import Services
-from tools.webui.step_panel import TOLD, Desk
+from tools.webui.step_panel import QUIET, TOLD, Desk
 from tools.webui.training_steps import (
+    CODES,
     EXTRACT,
     PRETRAINED_BOXES,
     experiment_of,
@@ -58,6 +60,9 @@ def build_format_panel(desk: Desk) -> gr.HTML:
             "audio": gr.Button(i18n("training.format_audio"), min_width=150, elem_id="extract-audio"),
             "speech": gr.Button(i18n("training.format_speech"), min_width=150, elem_id="extract-speech"),
         }
+        buttons[CODES] = gr.Button(
+            i18n("training.format_codes"), min_width=150, visible=False, elem_id="extract-codes"
+        )  # fmt: skip
     with gr.Row():
         buttons[""] = gr.Button(
             i18n("training.format_all"), variant="primary", min_width=150, scale=3, elem_id="extract-start"
@@ -67,6 +72,9 @@ def build_format_panel(desk: Desk) -> gr.HTML:
     for part, button in buttons.items():
         button.click(format_starter(desk, part), inputs_kwargs=form.only(NAMES), outputs=desk.timer, **TOLD)
     stop.click(stopper(desk, EXTRACT.name), form["training_experiment"], None, **TOLD)
+    # Only where they are learned with the decoder, so that they come after its training.
+    showing = {"fn": lambda preset: gr.update(visible=quantises(preset)), "outputs": buttons[CODES], **QUIET}
+    form["training_preset"].change(inputs=form["training_preset"], **showing)
     return state
 
 
@@ -77,7 +85,17 @@ def format_starter(desk: Desk, part: str = "") -> Callable[..., dict]:
     def start(request: gr.Request, **values: Any) -> dict:
         services, say = desk.services, desk.say(request)
         experiment = experiment_of(values, services.logs, services.weights)
-        work = extract_work(values, experiment, pretrained(values, services.weights), part)
+        files = pretrained(values, services.weights)
+        check_models(files.preset, services)
+        work = extract_work(values, experiment, files, part, services.engine.device)
+        if part == CODES and not files.quantizer(experiment).is_file():
+            raise UserError(
+                "training_decoder_first",
+                "The speech tokens of {preset} are learned with the decoder, and there is none in {folder} yet; train "
+                "it first (1B).",
+                preset=files.preset,
+                folder=experiment.run("vits2"),
+            )
         with desk.naming(say):
             work.start(services.jobs)
         inform(say, "dataset.started", output=work.output)

@@ -2,7 +2,16 @@
 
 import gradio as gr
 
-from tools.webui.step_panel import Desk
+from tools.webui.messages import Translator
+from tools.webui.presets import (
+    BUILT_IN_PRESET,
+    missing_bytes,
+    missing_of,
+    missing_words,
+    quantises,
+)
+from tools.webui.sizes import size_words
+from tools.webui.step_panel import QUIET, Desk
 from tools.webui.training_state import experiments
 from tools.webui.training_steps import PRETRAINED_BOXES, Pretrained, shown_path
 
@@ -40,6 +49,14 @@ def build_training_head(desk: Desk) -> None:
                 elem_id="training-preset",
             ),
         )
+    remark = gr.Markdown("", visible=False, elem_classes="warned", elem_id="training-preset-remark")
+
+    @desk.guard
+    def explain(name: str, request: gr.Request) -> dict:
+        words = preset_remark(desk, name, desk.say(request))
+        return gr.update(value=words, visible=bool(words))
+
+    form["training_preset"].change(explain, form["training_preset"], remark, **QUIET)
     with gr.Accordion(i18n("training.pretrained"), open=False, elem_id="training-pretrained"):
         gr.Markdown(i18n("training.pretrained_hint"), elem_classes="quiet")
         texts = {
@@ -62,7 +79,23 @@ def build_training_head(desk: Desk) -> None:
                 form.add(name, box)
 
 
-def preset_choices(desk: Desk) -> list[str]:
-    """Presets that can be trained on: those whose weights are there, and the built-in one."""
-    weights = desk.services.weights
-    return [name for name in weights.preset_names() if name == "nano" or weights.is_installed(name)]
+def preset_choices(desk: Desk, say: Translator | None = None) -> list[tuple[str, str]]:
+    """All presets, the built-in one first; with `say`, those that lack models tell how much."""
+    choices = []
+    for name in desk.services.weights.preset_names():
+        missing = missing_of(name, desk.services) if say is not None else []
+        size = size_words(missing_bytes(missing))
+        choices.append((say("training.preset_lacks", preset=name, size=size) if say and missing else name, name))
+    return choices
+
+
+def preset_remark(desk: Desk, name: str, say: Translator) -> str:
+    """What to know before a preset is trained on: the models that it lacks, and what training it from nothing takes."""
+    told, weights = [], desk.services.weights
+    if missing := missing_of(name, desk.services):
+        told.append(say("training.models_missing", preset=name, models=missing_words(missing)))
+    if name in weights.preset_names() and name != BUILT_IN_PRESET and not weights.is_installed(name):
+        told.append(say("training.from_nothing", preset=name))
+        if quantises(name):
+            told.append(say("training.codes_between"))
+    return " ".join(told)

@@ -60,7 +60,8 @@ class Looker:
         run, features = self.run(experiment, stage), self.features(experiment)
         if run is None:
             return "begin"
-        changed = features is not None and features.fingerprint and run.data and run.data != features.fingerprint
+        known = features.fingerprint_for(stage) if features is not None else ""
+        changed = known and run.data and run.data != known
         return "data_added" if changed else "resume"
 
     def has_work(self, experiment: Experiment) -> bool:

@@ -9,6 +9,7 @@ from modules.errors import UserError
 from modules.training.suggestions import GPTOptions, VITS2Options
 from tools.webui.controls import build_controls, controls_of
 from tools.webui.messages import inform
+from tools.webui.presets import check_models
 from tools.webui.step_panel import TOLD, Desk
 from tools.webui.steps import Work
 from tools.webui.training_format_panel import NAMES, QUICK_SECONDS, stopper
@@ -131,6 +132,7 @@ def whole_starter(desk: Desk, devices: Callable[[], int] = lambda: 1) -> Callabl
         services, say = desk.services, desk.say(request)
         experiment = experiment_of(values, services.logs, services.weights)
         values = within_devices(values, devices())
+        check_models(str(values.get("training_preset") or ""), services)
         whole = whole_works(values, experiment, pretrained(values, services.weights), services.engine.device)
         with desk.naming(say):
             services.chains.start(whole.works)
@@ -167,6 +169,7 @@ def training_starter(desk: Desk, stage: str, devices: Callable[[], int] = lambda
     def start(request: gr.Request, **values: Any) -> dict:
         services, say = desk.services, desk.say(request)
         work = prepare_training(desk, stage, values, devices())
+        check_models(str(values.get("training_preset") or ""), services)
         experiment = experiment_of(values, services.logs, services.weights)
         with desk.naming(say):
             services.jobs.refuse_twice(work.work_key)
@@ -177,7 +180,14 @@ def training_starter(desk: Desk, stage: str, devices: Callable[[], int] = lambda
                     "There is nothing to train on in {folder} yet; format the dataset first (1A).",
                     folder=experiment.features,
                 )
-            check_beginning(stage, values, experiment, features.fingerprint)
+            if stage == "gpt" and not features.has_codes:
+                raise UserError(
+                    "training_codes_missing",
+                    "There are no speech tokens in {folder} yet, because the decoder learns them. Train the decoder, "
+                    "make the speech tokens (1A), then start this again.",
+                    folder=experiment.features,
+                )
+            check_beginning(stage, values, experiment, features.fingerprint_for(stage))
             work.start(services.jobs)
         inform(say, "training.started", folder=work.output)
         return gr.update(value=QUICK_SECONDS)

@@ -24,6 +24,8 @@ class Features:
         held_out: lines that no training hears.
         heard: what trainings get to hear, of the lines that have everything.
         fingerprint: tells these lines from others; empty while none has everything.
+        codes: how many have speech tokens that were made after the decoder's training; None where there are none.
+        decoder_fingerprint: the same without those, as the decoder's training knows these lines.
     """
 
     lines: int
@@ -33,6 +35,17 @@ class Features:
     held_out: int
     heard: Speech
     fingerprint: str
+    codes: int | None = None
+    decoder_fingerprint: str = ""
+
+    def fingerprint_for(self, stage: str) -> str:
+        """As the training of a stage, "vits2" or "gpt", knows these lines."""
+        return self.decoder_fingerprint if stage == "vits2" and self.decoder_fingerprint else self.fingerprint
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether a language model can learn from these lines."""
+        return self.codes is None or self.codes > 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,15 @@ def read_features(folder: Path) -> Features | None:
         seconds = [length for split, length in zip(splits, store.column("seconds")) if split == "train"]
         heard, held_out = Speech(len(seconds), float(sum(seconds))), sum(split != "train" for split in splits)
     counts = [lines - missing.get(step, 0) for step in ("text", "audio", "speech")]
-    return Features(lines, *counts, held_out, heard, entry_key(store.fingerprint()) if len(store) else "")
+    if not len(store):
+        return Features(lines, *counts, held_out, heard, "")
+    fingerprint = entry_key(store.fingerprint())
+    if not isinstance(store, LineStore) or "ssl" not in store.columns:
+        return Features(lines, *counts, held_out, heard, fingerprint)
+    codes = lines - missing.get("codes", 0) if "codes" in store.columns else 0
+    return Features(
+        lines, *counts, held_out, heard, fingerprint, codes, entry_key(store.fingerprint(codes=False))
+    )  # fmt: skip
 
 
 def features_mark(folder: Path) -> str:

@@ -12,7 +12,9 @@ from modules.errors import UserError
 from modules.experiment import Experiment, experiment_name
 from modules.paths import PROJECT_ROOT
 from modules.training.suggestions import FINE_TUNING
+from tools.webui.presets import BUILT_IN_PRESET, needs, quantises
 from tools.webui.steps import Step, Work, existing_path, option_flags, step_options, whole_number
+from tools.webui.training_scratch import FROM_NOTHING
 from tools.webui.training_state import Run, read_run
 from tools.webui.weights import WeightFolders
 
@@ -41,6 +43,10 @@ STAGES = {"vits2": VITS2, "gpt": GPT}
 
 PARTS = ("text", "audio", "speech")
 """What tools.extract can be told to do alone."""
+CODES = "codes"
+"""The part that comes after the decoder's training, for presets whose speech tokens are learned with it."""
+DECODER_NAME = "vits2.safetensors"
+"""Of the newest weights in the run folder of a decoder."""
 BEGINNINGS = ("begin", "resume", "data_added", "start_over")
 """How a training begins; each but the first is a flag of the tools."""
 DISTRIBUTED = "torch.distributed.run"
@@ -48,7 +54,13 @@ DISTRIBUTED = "torch.distributed.run"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """The files that a fine-tuning starts from."""
+    """The files that a fine-tuning starts from.
+
+    Every preset but the built-in one may be trained from nothing: then they are not there.
+
+    Args:
+        models: holds the folders of presets and of the published encoders.
+    """
 
     preset: str
     folder: Path
@@ -56,6 +68,29 @@ class Pretrained:
     vits2: Path
     vits2_training: Path
     tokenizer: Path
+    models: Path
+
+    def begins(self, stage: str) -> tuple[Path, ...]:
+        """What a stage starts from; empty when it starts from nothing. Raises UserError path_missing."""
+        first = self.gpt if stage == "gpt" else self.vits2
+        if self.preset != BUILT_IN_PRESET and not first.is_file():
+            return ()
+        if stage == "gpt":
+            return (existing_path(first),)
+        if self.preset != BUILT_IN_PRESET and not self.vits2_training.is_file():
+            return (existing_path(first),)
+        return existing_path(first), existing_path(self.vits2_training)
+
+    def decoder(self, experiment: Experiment) -> Path:
+        """The folder of the decoder that the language model speaks through: the preset's, or the one trained here."""
+        return existing_path(self.folder) if self.begins("vits2") else experiment.run("vits2")
+
+    def quantizer(self, experiment: Experiment) -> Path:
+        """The decoder's file that tells the speech tokens, for presets that learn them with it.
+
+        A fine-tuning freezes them, so they are those of its beginning.
+        """
+        return self.vits2 if self.begins("vits2") else experiment.run("vits2") / DECODER_NAME
 
     @classmethod
     def of_preset(cls, preset: str, weights: WeightFolders) -> "Pretrained":
@@ -69,6 +104,7 @@ class Pretrained:
             folder / "vits2.safetensors",
             training / "vits2.safetensors",
             folder / "s3.safetensors",
+            weights.models,
         )
 
 
@@ -102,8 +138,12 @@ def experiment_of(values: Mapping[str, Any], logs: Path, weights: WeightFolders)
     return Experiment(name, logs, weights.gpt, weights.vits2)
 
 
-def extract_work(values: Mapping[str, Any], experiment: Experiment, files: Pretrained, part: str = "") -> Work:
+def extract_work(
+    values: Mapping[str, Any], experiment: Experiment, files: Pretrained, part: str = "", device: str = "auto"
+) -> Work:
     """The formatting of a list, or one part of it.
+
+    Speech tokens that are learned with the decoder are part of it where the decoder is there from the beginning.
 
     Raises:
         UserError: path_empty, path_missing.
@@ -112,7 +152,13 @@ def extract_work(values: Mapping[str, Any], experiment: Experiment, files: Pretr
     arguments = [f"--input={source}", f"--output={experiment.features}"]
     if str(folder := values.get("extract_audio_folder") or "").strip():
         arguments.append(f"--audio-folder={existing_path(folder)}")
-    arguments += [f"--preset={files.preset}", f"--models={existing_path(files.folder)}"]
+    arguments.append(f"--preset={files.preset}")
+    if needs(files.preset):
+        arguments += [f"--models={files.folder}", f"--encoders={files.models}", f"--device={device}"]
+    else:
+        arguments.append(f"--models={existing_path(files.folder)}")
+    if quantises(files.preset) and (part == CODES or (not part and files.begins("vits2"))):
+        arguments.append(f"--decoder={files.quantizer(experiment)}")
     if files.tokenizer != files.folder / "s3.safetensors":
         arguments.append(f"--speech-tokenizer={files.tokenizer}")
     if part:
@@ -130,20 +176,32 @@ def train_work(
         values: `{stage}_{option}`, `{stage}_beginning` and `{stage}_gpus`; others are ignored. An emptied number is
             refused: nobody could see what would be taken instead.
         experiment: whose features are learned from.
-        files: what the training starts from.
+        files: what the training starts from, if anything.
         device: as the tools know it.
 
     Raises:
-        UserError: number_empty, config_out_of_bounds, config_wrong_type, path_missing (a pretrained file).
+        UserError: number_empty, config_out_of_bounds, config_wrong_type, path_missing (a pretrained file),
+            training_nothing_to_adapt.
     """
     step, output = STAGES[stage], experiment.run(stage)
     arguments = [f"--store={experiment.features}", f"--output={output}", f"--experiment={experiment.name}"]
     arguments.append(f"--preset={files.preset}")
+    begins, options = files.begins(stage), _options(stage, values)
     if stage == "vits2":
-        arguments += ["--init", str(existing_path(files.vits2)), str(existing_path(files.vits2_training))]
+        arguments += ["--init", *map(str, begins)] if begins else []
     else:
-        arguments += [f"--init={existing_path(files.gpt)}", f"--decoder={existing_path(files.folder)}"]
-    arguments += [*option_flags(_options(stage, values)), *FINE_TUNING[stage], f"--device={device}"]
+        if not begins and options.lora_rank:
+            raise UserError(
+                "training_nothing_to_adapt",
+                "The language model of {preset} begins from nothing, so there is nothing that adapters could adapt; "
+                "set {key} to the whole model.",
+                preset=files.preset,
+                key="training.lora_rank",
+            )
+        arguments += [f"--init={begins[0]}"] if begins else []
+        arguments.append(f"--decoder={files.decoder(experiment)}")
+        arguments += [f"--encoders={files.models}"] if needs(files.preset) else []
+    arguments += [*option_flags(options), *(FINE_TUNING if begins else FROM_NOTHING)[stage], f"--device={device}"]
     beginning = str(values.get(f"{stage}_beginning") or "begin")
     if beginning in BEGINNINGS[1:]:
         arguments.append(f"--{beginning.replace('_', '-')}")

@@ -11,10 +11,11 @@ from gradio.context import Context
 
 from modules.errors import UserError
 from modules.experiment import Experiment, experiment_name
-from modules.training.suggestions import Machine, Speech, suggest_gpt, suggest_vits2
+from modules.training.suggestions import Machine, Speech
 from tools.webui.form import Form
 from tools.webui.messages import Translator
-from tools.webui.options_panel import chosen_weights
+from tools.webui.options_panel import chosen_preset, chosen_weights
+from tools.webui.presets import preset_of
 from tools.webui.run_panel import RunPanel
 from tools.webui.services import Services
 from tools.webui.settings import browser_memory, fits
@@ -23,6 +24,7 @@ from tools.webui.training_beginnings import Beginnings, find_beginnings
 from tools.webui.training_format_panel import NAMES, QUICK_SECONDS, build_format_panel
 from tools.webui.training_head_panel import FIRST_NAME, build_training_head, preset_choices
 from tools.webui.training_look import Looker
+from tools.webui.training_scratch import suggested_options
 from tools.webui.training_stage_panel import StagePanel, build_whole, prepare_training
 from tools.webui.training_state import experiments, fill, find_machine, newest_list
 from tools.webui.training_steps import (
@@ -94,9 +96,13 @@ class TrainingTab:
         """Let the panel of the runs hand the best weights to the inference tab."""
 
         def use(vits2: str, gpt: str) -> dict[Any, Any]:
-            return chosen_weights(inference, self.services, self.desk.i18n, gpt, vits2)
+            weights = self.services.weights
+            files = [path for path in (weights.gpt_file(gpt), weights.vits2_file(vits2)) if path is not None]
+            preset = next((name for name in map(preset_of, files) if name in weights.preset_names()), None)
+            chosen = chosen_preset(inference, self.services, preset) if preset else {}
+            return chosen | chosen_weights(inference, self.services, self.desk.i18n, gpt, vits2)
 
-        self.run.bind_use(use, [inference["gpt_weights"], inference["vits2_weights"]])
+        self.run.bind_use(use, [inference[name] for name in ("preset", "gpt_weights", "vits2_weights")])
 
     def _bind(self, app: gr.Blocks, again: gr.Button, names: list[str]) -> None:
         desk, form = self.desk, self.desk.form
@@ -187,11 +193,12 @@ class TrainingTab:
         if pace != (wanted := QUICK_SECONDS if look.busy else IDLE_SECONDS):
             updates[self.desk.timer] = gr.update(value=wanted)
         updates |= {self.states[key]: text for key, text in look.texts.items() if text != seen.get(key)}
-        revision = f"{values.pop('training_preset')}|{look.revision}"
+        preset = values.pop("training_preset")
+        revision = f"{preset}|{look.revision}"
         shown = {name: values.pop(name) for name in self.beginnings}
         if suggest or revision != seen.get("revision") or shown != seen.get("beginnings"):
             begins = find_beginnings(self.looker, form, experiment, look, filled, seen, shown)
-            updates |= self._fit(experiment, begins, filled, values, suggest, say)
+            updates |= self._fit(experiment, preset, begins, filled, values, suggest, say)
             shown = begins.shown
         if not updates:
             return {self.seen: gr.skip()}
@@ -221,6 +228,7 @@ class TrainingTab:
     def _fit(
         self,
         experiment: Experiment | None,
+        preset: str,
         begins: Beginnings,
         filled: dict,
         values: dict[str, Any],
@@ -229,7 +237,7 @@ class TrainingTab:
     ) -> dict[Any, Any]:
         """Fit the knobs that nobody changed, and the beginnings, to what lies on the disk now."""
         features = self.looker.features(experiment) if experiment is not None else None
-        suggested, words = self._suggested(features.heard if features is not None else None, say)
+        suggested, words = self._suggested(features.heard if features is not None else None, preset, say)
         suggested |= begins.knobs
         updates = fill(values, {**filled, **values} if suggest else filled, suggested)
         updates |= {name: value for name, value in begins.turned.items() if value != values.get(name)}
@@ -271,13 +279,13 @@ class TrainingTab:
         gpus = {form[f"{stage}_gpus"]: gr.update(visible=machine.devices > 1) for stage in STAGES}
         return {
             self.machine_line: words,
-            form["training_preset"]: gr.update(choices=preset_choices(self.desk)),
+            form["training_preset"]: gr.update(choices=preset_choices(self.desk, self.desk.say(request))),
             **gpus,
         }
 
-    def _suggested(self, speech: Speech | None, say: Translator) -> tuple[dict[str, Any], str]:
+    def _suggested(self, speech: Speech | None, preset: str, say: Translator) -> tuple[dict[str, Any], str]:
         machine = self.machine()
-        options = suggest_vits2(machine, speech or USUAL), suggest_gpt(machine, speech or USUAL)
+        options = suggested_options(machine, speech or USUAL, preset, self.services.weights)
         named = {
             f"{stage}_{name}": value
             for stage, chosen in zip(STAGES, options)

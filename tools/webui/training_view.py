@@ -52,11 +52,13 @@ def features_html(features: Features | UserError | None, say: Translator) -> str
         return f"<p>{html.escape(say.error(features))}</p>"
     if features is None:
         return f"<p>{html.escape(say('training.features_none'))}</p>"
-    made = (
+    made: tuple[tuple[str, int], ...] = (
         ("training.part_text", features.text),
         ("training.part_audio", features.audio),
         ("training.part_speech", features.speech),
     )
+    if features.codes is not None:
+        made = (*made, ("training.part_codes", features.codes))
     rows = [(say(key), say("training.features_count", count=count, total=features.lines)) for key, count in made]
     if features.heard.clips:
         minutes = f"{features.heard.seconds / 60:.1f}"

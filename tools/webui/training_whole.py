@@ -7,9 +7,11 @@ from typing import Any
 
 from modules.errors import UserError
 from modules.experiment import Experiment
+from tools.webui.presets import quantises
 from tools.webui.steps import Work, existing_path
 from tools.webui.training_state import Features, read_features, read_run
 from tools.webui.training_steps import (
+    CODES,
     STAGES,
     Pretrained,
     check_beginning,
@@ -30,13 +32,16 @@ class Whole:
 def whole_works(values: Mapping[str, Any], experiment: Experiment, files: Pretrained, device: str = "auto") -> Whole:
     """Formatting, both trainings and the scoring; no formatting where no list is named but features are there.
 
+    Where the speech tokens are learned with a decoder that begins from nothing, they are made between the trainings.
+
     A training that has made all that was asked for is left out while its data are the same. One that goes on after a
     formatting is told that data may have been added.
 
     Raises:
         UserError: as the single works do, and as `check_beginning` does; training_is_over when no training is left.
     """
-    works = [extract_work(values, experiment, files)] if _formats(values, experiment) else []
+    works = [extract_work(values, experiment, files, device=device)] if _formats(values, experiment) else []
+    between = quantises(files.preset) and not files.begins("vits2")
     features = _known(experiment)
     same = features is not None and not (works and _is_newer(values, experiment))
     over, reason = [], None
@@ -48,14 +53,17 @@ def whole_works(values: Mapping[str, Any], experiment: Experiment, files: Pretra
             chosen[name] = "data_added"
         work = train_work(stage, chosen, experiment, files, device)
         try:
-            check_beginning(stage, chosen, experiment, "" if works or features is None else features.fingerprint)
+            data = "" if works or features is None else features.fingerprint_for(stage)
+            check_beginning(stage, chosen, experiment, data)
         except UserError as error:
-            known = run is not None and features is not None and run.data in ("", features.fingerprint)
+            known = run is not None and features is not None and run.data in ("", features.fingerprint_for(stage))
             if error.code != "training_is_over" or not (same and known):
                 raise
             over.append(stage)
             reason = error
         else:
+            if stage == "gpt" and between:
+                works.append(extract_work(values, experiment, files, CODES, device))
             works.append(work)
     if len(over) == len(STAGES) and reason is not None:
         raise reason

@@ -1,0 +1,129 @@
+"""Drawing the codes of a step from hidden states.
+
+Shape letters: n rows (prompts, with guidance twice as many), K codebooks, H hidden, V classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from modules.gpt.patterns import Pattern
+from modules.gpt.sampling import draw, is_overused, penalize_repetition
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How frames are drawn.
+
+    Args:
+        top_k, top_p, temperature: of the content stream (0 and 1 switch the first two off).
+        repetition_penalty: on content codes of the last `penalty_window` new frames (0: of all of them).
+        ras_window, ras_threshold: repetition-aware sampling: a code that fills more than this share of the last
+            `ras_window` frames is drawn again from the whole distribution; window 0 switches it off.
+        prosody_top_k, prosody_temperature: of the other streams.
+        min_frames: EOS is impossible before this many new frames.
+        max_frames: most new frames.
+        guidance: how far to move away from what would be said without the text (classifier-free guidance, Ho and
+            Salimans, 2022): 0 not at all; 1 doubles the text's influence on the content stream. Costs a second row.
+        guard: stop when the codes go round in circles.
+        seed: same seed, same codes; None draws a fresh one.
+    """
+
+    top_k: int = 15
+    top_p: float = 1.0
+    temperature: float = 1.0
+    repetition_penalty: float = 1.0
+    penalty_window: int = 16
+    ras_window: int = 10
+    ras_threshold: float = 0.4
+    prosody_top_k: int = 8
+    prosody_temperature: float = 0.8
+    min_frames: int = 1
+    max_frames: int = 1000
+    guidance: float = 0.0
+    guard: bool = True
+    seed: int | None = None
+
+
+class Heads(Protocol):
+    """What the logits come from: a `Decoder`."""
+
+    pattern: Pattern
+    quiet_codes: frozenset[int]
+
+    def place(self, hidden: Tensor, frames: Sequence[list[int]]) -> Tensor:
+        """States [n, H] of the next frame of a step, after those of the step so far."""
+
+    def content_logits(self, hidden: Tensor) -> Tensor:
+        """[n, H] -> [n, V_0 + 1] on the CPU."""
+
+    def stream_logits(self, stream: int, hidden: Tensor, frame: list[int]) -> Tensor:
+        """Logits of stream k >= 1 after the frame's earlier codes: [n, H] -> [n, V_k] on the CPU."""
+
+
+class FrameChooser:
+    """Draws codes from hidden states, by the options.
+
+    Args:
+        weights: [n] of the prompts, whose distributions are mixed; the first n rows of the hidden states follow them,
+            and with guidance as many rows without text come after.
+    """
+
+    def __init__(self, heads: Heads, options: DecodeOptions, weights: Sequence[float], generator: torch.Generator):
+        self.heads, self.options, self.generator = heads, options, generator
+        self.rows = len(weights)
+        mixed = torch.tensor(weights)
+        self.weights = mixed / mixed.sum() if len(weights) > 1 else None
+        self.end_code = heads.pattern.end_code
+        self.streams = heads.pattern.streams
+
+    def frame(self, hidden: Tensor, content: list[int]) -> list[int] | None:
+        """hidden [n, H] and the content codes so far -> codes of the next frame, None for EOS."""
+        code = self.content(hidden, content)
+        if code is None:
+            return None
+        frame = [code]
+        for stream in range(1, self.streams):
+            frame.append(self.stream(stream, hidden, frame))
+        return frame
+
+    def content(self, hidden: Tensor, content: list[int]) -> int | None:
+        """The next content code, None for EOS."""
+        o = self.options
+        logits = self.content_logits(hidden)
+        if len(content) < o.min_frames:
+            logits[self.end_code] = float("-inf")
+        recent = content[-o.penalty_window :] if o.penalty_window else content
+        penalized = penalize_repetition(
+            logits, [c for c in recent if c not in self.heads.quiet_codes], o.repetition_penalty
+        )
+        code = draw(penalized, o.top_k, o.top_p, o.temperature, self.generator)
+        if code not in self.heads.quiet_codes and is_overused(code, content, o.ras_window, o.ras_threshold):
+            code = draw(logits, 0, 1.0, max(o.temperature, 1.0), self.generator)
+        return None if code == self.end_code else code
+
+    def stream(self, stream: int, hidden: Tensor, frame: list[int]) -> int:
+        """The code of stream k >= 1, after the earlier ones of its frame."""
+        o = self.options
+        logits = mix(self.heads.stream_logits(stream, hidden[: self.rows], frame), self.weights)
+        return draw(logits, o.prosody_top_k, 1.0, o.prosody_temperature, self.generator)
+
+    def content_logits(self, hidden: Tensor) -> Tensor:
+        """Mixed and guided logits of the content stream [V_0 + 1]."""
+        logits = self.heads.content_logits(hidden)
+        told = mix(logits[: self.rows], self.weights)
+        if not self.options.guidance:
+            return told
+        told, untold = told.log_softmax(-1), mix(logits[self.rows :], self.weights).log_softmax(-1)
+        return told + self.options.guidance * (told - untold)
+
+
+def mix(logits: Tensor, weights: Tensor | None) -> Tensor:
+    """Log of the weighted mean of the rows' distributions: [n, V] and [n] -> [V]. One row (weights None) is
+    handed through as it is."""
+    if weights is None:
+        return logits[0]
+    return torch.logsumexp(logits.log_softmax(-1) + weights.log()[:, None], 0)
