@@ -29,6 +29,7 @@ from modules.gpt.dataset import (
 )
 from modules.gpt.lora import RANKS, add_lora
 from modules.gpt.model import SpeechGPT, load_gpt
+from modules.gpt.patterns import Pattern
 from modules.gpt.qwen import start_backbone
 from modules.gpt.train import WEIGHTS_NAME, GPTStage, StageOptions, Validation
 from modules.inference.samples import SampleMaker
@@ -81,15 +82,15 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         language_exponent=arguments.language_exponent,
         max_seconds=arguments.max_seconds,
     )
-    dataset = PromptDataset(arguments.store, "train", mix, features)
+    dataset = PromptDataset(arguments.store, "train", mix, features, model.pattern)
     model.statistics |= {"frames_per_unit": dataset.frames_per_unit, "quiet_codes": quiet_codes(dataset)}
     if model.config.positions == "aligned" and not arguments.init:
         model.unit_frames.copy_(torch.from_numpy(measure_unit_frames(dataset, model.text_vocab)))
-    stage = _stage(arguments, preset, model, _validation(arguments, mix, features, model.end_code))
+    stage = _stage(arguments, preset, model, _validation(arguments, mix, features, model.pattern))
 
     def loader(budget: float) -> Loader:
         sampler = MixSampler(dataset, round(budget), arguments.seed)
-        collate = Collate(model.end_code)
+        collate = Collate(model.pattern)
         return Loader(dataset, sampler, collate, workers=arguments.workers, rank=team.rank, world=team.world)
 
     batches, notes = fitting_loader(arguments, stage, loader, arguments.batch_frames, "positions", team)
@@ -190,16 +191,16 @@ def _check_codes(arguments: argparse.Namespace, preset: Preset) -> None:
             )
 
 
-def _validation(arguments: argparse.Namespace, mix: MixOptions, features: bool, end_code: int) -> Validation:
+def _validation(arguments: argparse.Namespace, mix: MixOptions, features: bool, pattern: Pattern) -> Validation:
     """Held-out rows of split dev; without any, nothing is validated."""
     try:
-        dataset = PromptDataset(arguments.store, "dev", mix, features)
+        dataset = PromptDataset(arguments.store, "dev", mix, features, pattern)
     except UserError as error:
         print(f"no validation: {error}", file=sys.stderr)
         return Validation()
     rows = validation_rows(dataset, arguments.validate_targets)
-    collate = Collate(end_code, last_only=True)
-    batches = [collate(batch) for batch in batches_of(rows, arguments.batch_frames)]
+    collate = Collate(pattern, last_only=True)
+    batches = [collate(batch) for batch in batches_of(rows, arguments.batch_frames, pattern)]
     return Validation(batches, rows, dataset.group_name)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from modules.audio.io import write
@@ -21,6 +20,7 @@ from modules.errors import Stopped, UserError
 from modules.evaluation.picking_choice import Output, Row
 from modules.evaluation.picking_ears import Ears, Heard, likeness
 from modules.evaluation.picking_lines import Line, Lines, sound
+from modules.gpt.losses import content_loss
 from modules.gpt.sequence import Part, arrange
 from modules.inference.finishing import finish, trim
 from modules.inference.options import MAX_SEED, SpeakOptions
@@ -138,8 +138,8 @@ class Panel:
             Part(np.asarray(parts.text.encode(text), np.int64), self._codes(parts, row).numpy(), told)
             for (row, text), told in zip(places, features)
         ]
-        batch = arrange([said], model.end_code, last_only=True).to(parts.device)
-        return float(F.cross_entropy(model(batch)[0].float(), batch.targets[:, 0]))
+        batch = arrange([said], model.pattern, last_only=True).to(parts.device)
+        return float(content_loss(model, batch))
 
     @torch.inference_mode()
     def _codes(self, parts: Parts, row: int) -> Tensor:

@@ -96,7 +96,8 @@ def _encoder_parts(preset: Preset) -> dict[str, list[nn.Module]]:
 
 def _gpt_parts(model: SpeechGPT) -> dict[str, list[nn.Module | nn.Parameter]]:
     tables = [model.specials, model.output_end]
-    tables += [getattr(model, name) for name in ("speech", "from_vector", "chosen", "output") if hasattr(model, name)]
+    names = ("speech", "from_vector", "chosen", "output", "grouping")
+    tables += [getattr(model, name) for name in names if hasattr(model, name)]
     return {"text": [model.text], "backbone": [model.backbone], "tables": tables, "heads": [model.heads]}
 
 

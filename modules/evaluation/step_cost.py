@@ -199,7 +199,7 @@ def _gpt_case(preset: Preset, shape: BatchShape, device: torch.device) -> tuple[
         return Part(ids, codes, rng.standard_normal((units, features)).astype(np.float32) if features else None)
 
     rows = [[part(shape.reference_seconds), part(shape.target_seconds)] for _ in range(shape.gpt_rows)]
-    batch = arrange(rows, model.end_code, pad_multiple=32)
+    batch = arrange(rows, model.pattern, pad_multiple=32)
     said = f"{shape.gpt_rows} rows of {shape.reference_seconds:g} + {shape.target_seconds:g} s of speech"
     stage = GPTStage(model, StageOptions(), Validation(), preset.name)
     return stage, batch, f"{said}, {batch.kinds.numel()} positions"
@@ -213,6 +213,9 @@ def _vits2_case(preset: Preset, shape: BatchShape, config: VITS2TrainConfig) -> 
     codes = torch.stack([torch.randint(0, size, (items, tokens)) for size in stream_sizes(tokenizer)], -1)
     grouped = tokenizer.grouped
     features = tokens * grouped.feature_rate // tokenizer.frame_rate
+    text_features = None
+    if preset.text.features != "embedding":
+        text_features = torch.randn(items, units, preset.text.feature_dim).half()
     batch = DecoderBatch(
         wav=0.1 * torch.randn(items, samples),
         frames=torch.full((items,), samples // audio.hop_length),
@@ -224,9 +227,7 @@ def _vits2_case(preset: Preset, shape: BatchShape, config: VITS2TrainConfig) -> 
         style_wav=0.1 * torch.randn(items, style),
         style_samples=torch.full((items,), style),
         ssl=torch.randn(items, features, grouped.feature_dim).half() if tokenizer.form == "grouped" else None,
-        text_features=None
-        if preset.text.features == "embedding"
-        else torch.randn(items, units, preset.text.feature_dim).half(),
+        text_features=text_features,
     )
     stage = VITS2Stage(build_vits2(preset, preset.text.vocab_size), config, [], preset.name)
     said = f"{items} items of {tokens / tokenizer.frame_rate:g} s, {shape.style_seconds:g} s of style each"

@@ -196,7 +196,7 @@ class Synthesizer:
         best_cost = math.inf
         for attempt in range(RETRIES + 1):
             generated = self._parts.gpt.generate(
-                self._prompts(references, text_ids, text_features, expected),
+                self._prompts(references, text_ids, text_features, expected, self._longest_frames(expected, options)),
                 options=self._decode_options(options, expected, (seed + 7_919 * attempt) % MAX_SEED),
                 should_stop=should_stop,
                 on_frame=on_frame,
@@ -225,17 +225,19 @@ class Synthesizer:
         text_ids: list[int],
         text_features: np.ndarray | None,
         expected: float,
+        longest: int,
     ) -> list[Prompt]:
-        """Prompts that leave room for the sentence; the lightest references are left out first."""
+        """Prompts that leave room for a sentence of `longest` frames; the lightest references are left out first."""
         model = self._parts.gpt.model
-        longest = self._longest_frames(expected)
+        pattern = model.pattern
+        longest, usual = pattern.steps(longest), pattern.steps(int(1.3 * expected))
         # No position beyond those seen in training, if known; the heaviest reference may go to the model's limit.
         capacity = model.config.max_positions - len(text_ids) - longest - 8
         trained = int(model.statistics.get("max_length", model.config.max_positions))
-        room = min(capacity, trained - len(text_ids) - int(1.3 * expected))
+        room = min(capacity, trained - len(text_ids) - usual)
         kept: list[PromptReference] = []
         for features, weight in sorted(references, key=lambda pair: -pair[1]):
-            length = part_length(len(features.text_ids), len(features.codes))
+            length = part_length(len(features.text_ids), len(features.codes), pattern)
             if length <= (room if kept else capacity):
                 kept.insert(0, PromptReference(features.text_ids, features.codes, weight, features.text_features))
                 room, capacity = room - length, capacity - length
@@ -261,7 +263,7 @@ class Synthesizer:
 
     def _decode_options(self, options: SpeakOptions, expected: float, seed: int) -> DecodeOptions:
         rate = self._parts.speech.frame_rate
-        forced = round(options.forced_seconds * rate)
+        forced = self._longest_frames(expected, options) if options.forced_seconds else 0
         return DecodeOptions(
             top_k=options.top_k,
             top_p=options.top_p,
@@ -269,14 +271,16 @@ class Synthesizer:
             repetition_penalty=options.repetition_penalty,
             guidance=options.guidance,
             min_frames=forced or max(round(SHORTEST_SECONDS * rate), int(expected / 3)),
-            max_frames=forced or self._longest_frames(expected),
+            max_frames=self._longest_frames(expected, options),
             guard=not forced,
             seed=seed,
         )
 
-    def _longest_frames(self, expected: float) -> int:
+    def _longest_frames(self, expected: float, options: SpeakOptions) -> int:
         """Most frames that a sentence may take."""
         rate = self._parts.speech.frame_rate
+        if options.forced_seconds:
+            return max(1, round(options.forced_seconds * rate))
         return round(min(2.5 * expected + rate, LONGEST_SECONDS * rate))
 
     @torch.inference_mode()

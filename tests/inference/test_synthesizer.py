@@ -329,12 +329,12 @@ def test_references_that_leave_no_room_stay_out_of_the_prompt(synthesizer: Synth
     known = synthesizer._prompt_references(voice, OPTIONS)
     assert len(known) == 2
     statistics = synthesizer._parts.gpt.model.statistics
-    assert len(synthesizer._prompts(known, [1, 2, 3], None, 20.0)) == 2
+    assert len(synthesizer._prompts(known, [1, 2, 3], None, 20.0, 75)) == 2
     statistics["max_length"] = 80
     try:
-        (prompt,) = synthesizer._prompts(known, [1, 2, 3], None, 20.0)
+        (prompt,) = synthesizer._prompts(known, [1, 2, 3], None, 20.0, 75)
         assert prompt.reference_frames == len(synthesizer._features_of(low).codes)
-        (prompt,) = synthesizer._prompts(known, list(range(2040)), None, 20.0)
+        (prompt,) = synthesizer._prompts(known, list(range(2040)), None, 20.0, 75)
         assert prompt.reference_frames == 0
     finally:
         del statistics["max_length"]
