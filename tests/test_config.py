@@ -20,7 +20,7 @@ def test_base_has_the_designs_sizes() -> None:
     base = load_preset("base")
     gpt = base.gpt
     assert (gpt.hidden, gpt.heads, gpt.kv_heads, gpt.layers, gpt.intermediate) == (768, 16, 2, 20, 4096)
-    assert (base.vits2.hidden, base.vits2.heads, base.vits2.filter, base.vits2.head) == (256, 4, 1024, "hifigan")
+    assert (base.vits2.hidden, base.vits2.heads, base.vits2.filter, base.vits2.head) == (256, 4, 1024, "istft")
     assert base.text.features == "features" and base.text.feature_dim == 1024
 
 

@@ -9,6 +9,7 @@ Exit status: 0 everything that is needed works, 1 there is a problem.
 
 import argparse
 import importlib
+import io
 import json
 import sys
 import time
@@ -26,12 +27,16 @@ from modules.errors import UserError
 
 BUILT_IN = "nano"
 MARKS = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
+OTHER_DEVICE = "Start with --device auto or cpu, or see above what is wrong with the device."
 RESTORE = "Restore pretrained_models/nano and examples from the repository."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Examine, tell; returns the exit status."""
     arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console or a file that does not know every letter
+            stream.reconfigure(errors="backslashreplace")
     findings = []
     quiet = arguments.json
 
@@ -69,8 +74,8 @@ def looks(arguments: argparse.Namespace) -> list[Look]:
         Look("ffmpeg", lambda: _check("sound", "check_ffmpeg")),
         Look("Sound", lambda: _check("sound", "check_sound")),
         Look("Weight files", lambda: _check("presets", "check_weight_files", models / BUILT_IN), RESTORE),
-        Look(f"Preset {BUILT_IN} speaks", lambda: _speak(models / BUILT_IN, arguments.device), RESTORE),
-        Look("Presets", lambda: _check("presets", "check_presets", names, models, arguments.preset)),
+        Look(f"Preset {BUILT_IN} speaks", lambda: _speak(models / BUILT_IN, arguments.device, RESTORE), RESTORE),
+        Look("Presets", lambda: _check("presets", "check_presets", names, models, arguments.preset, None, _trained())),
         Look("Hub", lambda: _check("hub", "check_hub", models)),
         Look("Port of the page", lambda: check_port("127.0.0.1", arguments.port)),
     ]  # fmt: skip
@@ -85,8 +90,15 @@ def _depth(name: str, models: Path, device: str) -> list[Look]:
         Look(f"Content of {name}'s models", lambda: _hashes(name, models)),
         Look(f"Encoders of {name}", lambda: _encode(name, models, device)),
         Look("Weight files", lambda: _check("presets", "check_weight_files", models / name)),
-        Look(f"Preset {name} speaks", lambda: _speak_if_there(models / name, device)),
+        Look(f"Preset {name} speaks", lambda: _speak_if_there(models / name, device), _train_anew(name)),
     ]
+
+
+def _trained() -> dict[str, tuple[int, int]]:
+    """What was trained here, by preset."""
+    from modules.doctor.presets import trained_weights
+
+    return trained_weights(paths.GPT_WEIGHTS, paths.SOVITS_WEIGHTS)
 
 
 def _check(module: str, function: str, *arguments: Any) -> Finding | Iterable[Finding]:
@@ -113,10 +125,14 @@ def _encode(name: str, models: Path, device: str) -> Iterator[Finding]:
 
 def _speak_if_there(folder: Path, device: str) -> Iterator[Finding]:
     if (folder / "gpt.safetensors").is_file() and (folder / "vits2.safetensors").is_file():
-        yield _speak(folder, device)
+        yield _speak(folder, device, _train_anew(folder.name))
 
 
-def _speak(folder: Path, device: str) -> Finding:
+def _train_anew(name: str) -> str:
+    return f"Put whole weights into the folder of {name}, or train it anew in the tab Train."
+
+
+def _speak(folder: Path, device: str, remedy: str) -> Finding:
     """Load a preset and speak one word with a bundled voice. Here, since only inference may join the parts."""
     what = f"Preset {folder.name} speaks"
     try:
@@ -132,7 +148,7 @@ def _speak(folder: Path, device: str) -> Finding:
         segments = list(synthesizer.speak(Voice((reference,)), "Hello.", SpeakOptions(seed=1)))
         took = time.monotonic() - began
     except UserError as cause:
-        return Finding(what, "problem", cause_of(cause), RESTORE)
+        return Finding(what, "problem", cause_of(cause), OTHER_DEVICE if cause.code == "device_missing" else remedy)
     seconds = sum(segment.seconds for segment in segments)
     loudest = max((float(abs(segment.wav).max()) for segment in segments), default=0.0)
     if not loudest > 1e-3:  # NaN is no sound either

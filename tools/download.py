@@ -11,6 +11,7 @@ is whole needs no network.
 
 import argparse
 import functools
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from modules.data.sources import clean_path
 from modules.errors import UserError
 from modules.hub.catalogue import Entry, find_entry, load_catalogue
 from modules.hub.downloading import DownloadReport, check_licence, download
-from modules.hub.inventory import EntryState, state_of
+from modules.hub.inventory import EntryState, entry_folder, state_of
 from modules.hub.judging import verify
 from modules.hub.needs import needed_models
 from modules.hub.source import MIRRORS, HubSource, load_source, save_source, source_from
@@ -49,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("name a model, or give --preset or --list")
     if arguments.remember and not arguments.endpoint:
         parser.error("--remember keeps what --endpoint tells; give both")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console or a file that does not know every letter
+            stream.reconfigure(errors="backslashreplace")
     tell = functools.partial(print, flush=True, file=sys.stderr) if arguments.json else say
     work = functools.partial(_run, arguments, tell)
     # The numbers of the progress are bytes, and its message tells them in MB.
@@ -63,23 +67,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, tell: Say, progress: StepProgress) -> None:
     models = clean_path(arguments.folder)
-    source = source_from(arguments.endpoint) if arguments.endpoint else load_source(models)
-    if arguments.remember:
+    source = source_from(arguments.endpoint) if arguments.endpoint else None
+    if arguments.remember and source is not None:
         tell(f"kept for later downloads: {save_source(models, source)}")
     entries = _entries(arguments)
     if arguments.list:
-        result = [_row(entry, state_of(entry, models)) for entry in entries or load_catalogue().values()]
-        _list(result, tell)
+        listed = entries or list(load_catalogue().values())
+        states = {entry.name: state_of(entry, models) for entry in listed}
+        result = [_row(entry, states[entry.name]) for entry in listed]
+        place = source or _known_source(models, False)
+        for entry, row in zip(listed, result, strict=True):
+            _list(row, tell)
+            _list_missing(entry, states[entry.name], models, place, tell)
     elif arguments.verify:
         result = _verify(entries, models, tell, progress)
     elif not entries and arguments.preset:
         tell(f"{arguments.preset} needs no published model")
         result = []
     else:
+        source = source or _known_source(models, any(state_of(entry, models).missing for entry in entries))
         result = _download(entries, models, source, arguments.accept_licence, tell, progress)
     if arguments.json:
         print(json.dumps({"models": result}, ensure_ascii=False, default=str))
-    progress.finish({"folder": models, "source": source.endpoint, "models": result})
+    progress.finish({"folder": models, "source": source.endpoint if source else "", "models": result})
+
+
+def _known_source(models: Path, needed: bool) -> HubSource:
+    """The source that is set; a setting that cannot be read is no matter where nothing has to be downloaded."""
+    try:
+        return load_source(models)
+    except UserError:
+        if needed:
+            raise
+        return HubSource()
 
 
 def _entries(arguments: argparse.Namespace) -> list[Entry]:
@@ -111,19 +131,30 @@ def _row(entry: Entry, state: EntryState) -> dict[str, Any]:
     }
 
 
-def _list(rows: list[dict[str, Any]], tell: Say) -> None:
-    for row in rows:
-        licence = row["licence"] + (", not for commercial use" if row["non_commercial"] else "")
-        there = f" ({CHECKED[row['checked']]})" if row["bytes_there"] else ""
-        tell(f"{row['name']:16} {_megabytes(row['bytes']):>8}  {row['state']}{there}")
-        tell(f"{'':16} {row['purpose']}; {licence}")
-        trusted = [name for name, kind in row["hashes"].items() if kind == "hub"]
-        if trusted:
-            tell(f"{'':16} hash by the hub's word: {', '.join(trusted)}; of all others: pinned here")
-        for name, problem in row["damaged"].items():
-            tell(f"{'':16} damaged: {name}: {problem}")
-        if row["unconverted"]:
-            tell(f"{'':16} waits to be converted: {', '.join(row['unconverted'])}; download {row['name']} does it")
+def _list(row: dict[str, Any], tell: Say) -> None:
+    licence = row["licence"] + (", not for commercial use" if row["non_commercial"] else "")
+    there = f" ({CHECKED[row['checked']]})" if row["bytes_there"] else ""
+    tell(f"{row['name']:16} {_megabytes(row['bytes']):>8}  {row['state']}{there}")
+    tell(f"{'':16} {row['purpose']}; {licence}")
+    trusted = [name for name, kind in row["hashes"].items() if kind == "hub"]
+    if trusted:
+        tell(f"{'':16} hash by the hub's word: {', '.join(trusted)}; of all others: pinned here")
+    for name, problem in row["damaged"].items():
+        tell(f"{'':16} damaged: {name}: {problem}")
+    if row["unconverted"]:
+        tell(f"{'':16} {_waits(row['name'], row['unconverted'])}")
+
+
+def _list_missing(entry: Entry, state: EntryState, models: Path, source: HubSource, tell: Say) -> None:
+    """What somebody has to fetch who does it by hand, from where, and where it belongs."""
+    if state.missing:
+        tell(f"{'':16} missing in {entry_folder(entry, models).absolute()}:")
+    for file in state.missing:
+        tell(f"{'':18} {file.name} ({_megabytes(file.size_bytes)}) {source.url(entry, file.name)}")
+
+
+def _waits(name: str, pickles: Sequence[str]) -> str:
+    return f"waits to be converted: {', '.join(pickles)}; python -m tools.download {name} does it, without a network"
 
 
 def _verify(entries: list[Entry], models: Path, tell: Say, progress: StepProgress) -> list[dict[str, Any]]:
@@ -136,6 +167,8 @@ def _verify(entries: list[Entry], models: Path, tell: Say, progress: StepProgres
         state = state_of(entry, models)
         for file in state.missing if not any(check.problem for check in checks) else ():
             tell(f"{entry.name}/{file.name}: missing")
+        if state.unconverted:
+            tell(f"{entry.name}: {_waits(entry.name, state.unconverted)}")
         result.append({**_row(entry, state), "files": [asdict(check) for check in checks]})
     if bad:
         raise UserError(

@@ -16,12 +16,13 @@ Run it again after a stop, or when lines, recordings or encoders changed: each s
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
 import time
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 import torch
@@ -33,7 +34,9 @@ from modules.data.encoders import Encoders
 from modules.data.extraction import ExtractOptions, ExtractReport, extract
 from modules.data.features import ALL_STEPS, CODES, STEPS, LineStore, LineWriter
 from modules.data.file_memory import FileMemory
+from modules.data.fit import describe
 from modules.data.held_out import hold_out
+from modules.data.line_index import read_earlier
 from modules.data.recordings import CorpusRows, Recordings, Source
 from modules.data.sources import clean_path
 from modules.data.store import FeatureStore, entry_key, telling_full_disk
@@ -46,7 +49,7 @@ from modules.speech.building import S3_FILE, load_features, load_speech
 from modules.speech.contract import SpeechTokens
 from modules.speech.encoder_files import FILES
 from modules.speech.grouped import GroupedQuantizer, load_quantizer, quantizer_hash
-from modules.speech.published_s3 import PUBLISHED
+from modules.speech.published_s3 import graph_file
 from modules.speech.self_supervised import HOP, SelfSupervised
 from modules.speech.train import load_tokenizer
 from modules.text.building import load_text, text_identity
@@ -85,7 +88,10 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         output = clean_path(arguments.output)
     preset = load_preset(arguments.preset)
     steps = (arguments.only,) if arguments.only else (*STEPS, CODES) if arguments.decoder else STEPS
-    encoders = _encoders(arguments, preset, steps)
+    # A step alone leaves the others as they are: their encoders may be told apart by flags that are not given now.
+    earlier = read_earlier(output) if arguments.only else None
+    kept = {step for step in STEPS if earlier and step in earlier.made and step not in steps}
+    encoders = _encoders(arguments, preset, steps, kept)
     audio = preset.audio
     options = ExtractOptions(
         limit=arguments.limit, max_seconds=arguments.max_seconds, rank=arguments.rank, world=arguments.world
@@ -100,7 +106,9 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
 
     with telling_full_disk(output):
         hashes = encoders.hashes(audio, keep_audio=not arguments.no_audio)
-        with LineWriter(output, hashes, steps, options.rank, options.world) as writer:
+        if "audio" in kept and not arguments.no_audio:
+            hashes["audio"] = None
+        with LineWriter(output, hashes, steps, options.rank, options.world, describe(preset)) as writer:
             memory = FileMemory(sorted(output.glob(MEMORY_NAME.format(rank=0).replace("000", "*"))))
             source, name = _source(arguments, output, memory, reject if first else lambda file, reason: None)
             try:
@@ -128,8 +136,9 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         progress.finish(_result(output, report, len(rejected)))
 
 
-def _encoders(arguments: argparse.Namespace, preset: Preset, steps: Sequence[str]) -> Encoders:
-    """The encoders of the steps; of the others only what they are told by.
+def _encoders(arguments: argparse.Namespace, preset: Preset, steps: Sequence[str], kept: Container[str]) -> Encoders:
+    """The encoders of the steps; of the others only what they are told by, of those `kept` not even that: it may mean
+    reading gigabytes.
 
     Raises:
         UserError: codes_not_learned, and those of `load_text`, `load_speech`, `load_features` and `load_quantizer`.
@@ -142,19 +151,20 @@ def _encoders(arguments: argparse.Namespace, preset: Preset, steps: Sequence[str
         front = load_text(text, arguments.models, shared, device, precision, arguments.text_tokenizer)
     speech = _speech(arguments, preset, shared, device) if "speech" in steps else None
     grouped = preset.tokenizer.form == "grouped"
-    quantizer = _quantizer(arguments, preset, device) if arguments.decoder else None
+    quantizer = _quantizer(arguments, preset, device) if CODES in steps else None
+    text_hash = front.identity if front else ""
+    if not front and "text" not in kept:
+        text_hash = text_identity(text, arguments.models, shared, precision, arguments.text_tokenizer)
     return Encoders(
         text=front.encode if front else None,
         text_features=front.features if front and front.has_features else None,
-        text_hash=front.identity
-        if front
-        else text_identity(text, arguments.models, shared, precision, arguments.text_tokenizer),
+        text_hash=text_hash,
         speech=_on(device, speech.encode) if speech and not grouped else None,
         ssl=speech.features if speech and grouped else None,
         feature_dim=preset.tokenizer.grouped.feature_dim if grouped else 0,
         sample_rate=speech.sample_rate if speech else 0,
         samples_per_token=0 if not speech else HOP if grouped else speech.samples_per_token,
-        speech_hash=_speech_hash(arguments, preset, shared),
+        speech_hash="" if "speech" in kept else _speech_hash(arguments, preset, shared),
         codes=_on(device, quantizer.codes) if quantizer else None,
         codes_hash=quantizer_hash(quantizer) if quantizer else "",
     )
@@ -184,9 +194,10 @@ def _speech_hash(arguments: argparse.Namespace, preset: Preset, shared: Path) ->
     elif config.encoder == "own":
         told, files = [], [_own_speech(arguments)]
     else:
-        told = [config.encoder, config.prosody_levels]
-        files = [shared / config.encoder / PUBLISHED[config.encoder].file]
-    if not all(file.is_file() for file in files):
+        told, files = [config.encoder, config.prosody_levels], []
+        with contextlib.suppress(UserError):
+            files = [graph_file(config.encoder, shared / config.encoder)]
+    if not files or not all(file.is_file() for file in files):
         return ""
     hashes = [file_hash(file) for file in files]
     return entry_key(*map(str, told), *hashes) if told else hashes[0]

@@ -55,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", type=Path, metavar="FILE.wav", help="16-bit wav; its settings go beside it as .json"
     )
     parser.add_argument(
-        "--preset", default="nano", help="name of the model folder in pretrained_models/ (default nano)"
+        "--preset",
+        default="nano",
+        help="name of the model folder in pretrained_models/ (default nano), or a preset of one's own, NAME.json",
     )
     parser.add_argument(
         "--random-weights",
@@ -75,6 +77,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the text encoder on a CPU, for presets that have one (default float32)",
     )
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="another model folder")
+    parser.add_argument(
+        "--encoders",
+        type=Path,
+        metavar="FOLDER",
+        help="holds the downloaded encoders (default: beside the model folder, else pretrained_models/)",
+    )
     parser.add_argument("--gpt", type=Path, metavar="FILE", help="own weights of the language model (GPT_weights/...)")
     parser.add_argument("--vits2", type=Path, metavar="FILE", help="own weights of the decoder (SoVITS_weights/...)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default auto)")
@@ -165,19 +173,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _load(arguments: argparse.Namespace) -> tuple["Synthesizer", list["PartCost"], dict[str, Any]]:
     """What speaks, the costs of its parts where they are watched, and where it came from."""
+    from modules.config import load_preset
     from modules.inference.synthesizer import Synthesizer
 
     if not arguments.random_weights:
-        folder = arguments.model or PRETRAINED_MODELS / arguments.preset
+        own = load_preset(arguments.preset) if arguments.preset.endswith(".json") else None
+        folder = arguments.model or PRETRAINED_MODELS / (own.name if own else arguments.preset)
         synthesizer = Synthesizer.load(
             folder,
             device=arguments.device,
             gpt=arguments.gpt,
             vits2=arguments.vits2,
             text_precision=arguments.text_precision,
+            encoders=arguments.encoders,
+            preset=own,
         )
         return synthesizer, [], {"folder": str(folder)}
-    from modules.config import load_preset
     from modules.evaluation.part_cost import watched
     from modules.inference.random_parts import random_parts
     from modules.runtime import pick_device

@@ -4,9 +4,10 @@ python -m tools.train_gpt --store logs/nano/store --output logs/nano/gpt --max-m
 """
 
 import argparse
+import dataclasses
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +15,9 @@ import torch
 from modules.checkpoint import file_hash, load_weights
 from modules.config import Preset, load_preset
 from modules.data.batching import BatchSampler, Loader
+from modules.data.columns import Rows
 from modules.data.features import open_store
+from modules.data.fit import check_codes, check_codes_made_by, check_fit
 from modules.errors import UserError
 from modules.gpt.building import build_gpt_of_preset
 from modules.gpt.dataset import (
@@ -35,9 +38,10 @@ from modules.gpt.train import WEIGHTS_NAME, GPTStage, StageOptions, Validation
 from modules.inference.samples import SampleMaker
 from modules.paths import PRETRAINED_MODELS
 from modules.progress import StepProgress
-from modules.speech.grouped import FrameVectors, load_quantizer, quantizer_hash, stream_sizes
+from modules.speech.grouped import FrameVectors, GroupedQuantizer, load_quantizer, quantizer_hash, stream_sizes
 from modules.training.loop import LoopConfig
 from modules.training.stage import Samples
+from modules.training.suggestions import usual_learning_rate
 from tools.running import run_step
 from tools.training import (
     add_beginning,
@@ -66,12 +70,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     """Build model, data and stage from the flags, and hand them to the loop. Raises Stopped, after saving."""
-    team = begin(arguments)
     preset = load_preset(arguments.preset)
-    _check_codes(arguments, preset)
-    model = _model(arguments, preset)
+    if arguments.learning_rate is None:
+        arguments.learning_rate = usual_learning_rate(preset.gpt)
+    team = begin(arguments)
+    decoder, stores = arguments.decoder / DECODER_NAME, [open_store(store) for store in arguments.store]
+    check_codes(stores, preset.name, str(decoder))
+    model = _model(arguments, preset, stores)
+    check_fit(stores, dataclasses.replace(preset, text=model.text_config))
     if model.vector_dim is not None:
-        quantizer = load_quantizer(arguments.decoder / DECODER_NAME).to(team.device)
+        quantizer = _quantizer(arguments, preset, stores, model.statistics.get("quantizer")).to(team.device)
         model.set_vectors(FrameVectors(quantizer))
         model.statistics["quantizer"] = quantizer_hash(quantizer)
     features = model.text_config.features != "embedding"
@@ -94,11 +102,13 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         return Loader(dataset, sampler, collate, workers=arguments.workers, rank=team.rank, world=team.world)
 
     batches, notes = fitting_loader(arguments, stage, loader, arguments.batch_frames, "positions", team)
-    fingerprints = [open_store(store).fingerprint() for store in arguments.store]
+    fingerprints = [store.fingerprint() for store in stores]
     config = _loop_config(arguments, batches.sampler, team.world, fingerprints)
     shape = model.description()
     del shape["statistics"]
     same = {"learning_rate": arguments.learning_rate, "lora_rank": arguments.lora_rank}
+    if model.vector_dim is not None:
+        same["quantizer"] = model.statistics["quantizer"]
     if team.rank == 0:
         count, waste = len(batches), f"{100 * batches.sampler.padding_waste:.1f} % of their positions padding"
         print(f"{len(dataset)} utterances, {count} batches an epoch, {waste}, {_millions(model)} parameters")
@@ -154,41 +164,81 @@ def _loop_config(
     )
 
 
-def _model(arguments: argparse.Namespace, preset: Preset) -> SpeechGPT:
+def _model(arguments: argparse.Namespace, preset: Preset, stores: Sequence[Rows]) -> SpeechGPT:
+    """The model to be trained. Raises UserError: lora_needs_init, and those of `_streams` and the loaders."""
     if arguments.init:
         model = load_gpt(arguments.init).train()
+        _streams(stores, preset.name, len(model.codebook_sizes), all_of_them=model.vector_dim is not None)
         return add_lora(model, arguments.lora_rank) if arguments.lora_rank else model
     if arguments.lora_rank:
         raise UserError("lora_needs_init", "LoRA adapts a finished model; name one with --init.")
-    sizes = stream_sizes(preset.tokenizer)
-    streams = next((int(s.row(0, ["codebooks"])["codebooks"]) for s in map(open_store, arguments.store) if len(s)), 1)
-    if streams > len(sizes):
-        raise UserError(
-            "gpt_streams_differ",
-            "{store} holds {found} code streams, preset {preset} has {expected}; extract again with this preset.",
-            store=arguments.store[0],
-            found=streams,
-            preset=preset.name,
-            expected=len(sizes),
-        )
+    grouped = preset.tokenizer.form == "grouped"
+    streams = _streams(stores, preset.name, len(stream_sizes(preset.tokenizer)), all_of_them=grouped)
     model = build_gpt_of_preset(preset, streams, share_tables=arguments.share_tables)
-    if preset.gpt.backbone != "fresh" and not arguments.resume:  # a resumed one has learned on from there
+    begun = arguments.resume or arguments.data_added  # such a one has learned on from there
+    if preset.gpt.backbone != "fresh" and not begun:
         start_backbone(model, arguments.encoders / preset.gpt.backbone)
     return model
 
 
-def _check_codes(arguments: argparse.Namespace, preset: Preset) -> None:
-    """Tokens of form "grouped" are made in a step of their own, after the decoder has learned them."""
-    for store in arguments.store:
-        if "codes" not in open_store(store).columns:
+def _streams(stores: Sequence[Rows], preset: str, expected: int, *, all_of_them: bool) -> int:
+    """Code streams of the stores, at most the expected ones; tokens that are learned with the decoder are all needed.
+
+    Raises:
+        UserError: gpt_streams_differ.
+    """
+    held = [(store, int(store.row(0, ["codebooks"])["codebooks"])) for store in stores if len(store)]
+    for store, found in held:
+        if found > expected or (all_of_them and found != expected):
             raise UserError(
-                "codes_missing",
-                "The features in {store} hold no speech tokens yet: the decoder had to learn them first. Make them "
-                "with tools.extract --only codes --preset {preset} --decoder {decoder}.",
-                store=str(store),
-                preset=preset.name,
-                decoder=str(arguments.decoder / DECODER_NAME),
+                "gpt_streams_differ",
+                "{store} holds {found} code streams, preset {preset} has {expected}; extract again with this preset.",
+                store=str(store.folder),
+                found=found,
+                preset=preset,
+                expected=expected,
             )
+    return held[0][1] if held else 1
+
+
+def _quantizer(
+    arguments: argparse.Namespace, preset: Preset, stores: Sequence[Rows], learned: str | None
+) -> GroupedQuantizer:
+    """The quantiser that made the codes, out of --decoder.
+
+    Args:
+        learned: hash of the one whose codes the model of --init has learned; None where that is not known.
+
+    Raises:
+        UserError: codes_streams_differ, gpt_of_another_decoder, and those of `check_codes_made_by` and
+            `load_quantizer`.
+    """
+    decoder = arguments.decoder / DECODER_NAME
+    quantizer = load_quantizer(decoder)
+    found, expected = ((c.frame_rate, *stream_sizes(c)) for c in (quantizer.config, preset.tokenizer))
+    if found != expected:
+        raise UserError(
+            "codes_streams_differ",
+            "{file} makes {found_rate} speech tokens a second of the sizes {found}, those of the preset {preset} are "
+            "{expected_rate} of the sizes {expected}. Choose a decoder of this preset.",
+            file=str(decoder),
+            preset=preset.name,
+            found_rate=found[0],
+            found=", ".join(map(str, found[1:])),
+            expected_rate=expected[0],
+            expected=", ".join(map(str, expected[1:])),
+        )
+    made_by = quantizer_hash(quantizer)
+    if learned not in (None, made_by):
+        raise UserError(
+            "gpt_of_another_decoder",
+            "{file} has learned the speech tokens of another decoder than {decoder}. Name its own with --decoder, or "
+            "train without --init.",
+            file=str(arguments.init),
+            decoder=str(decoder),
+        )
+    check_codes_made_by(stores, made_by, preset.name, str(decoder))
+    return quantizer
 
 
 def _validation(arguments: argparse.Namespace, mix: MixOptions, features: bool, pattern: Pattern) -> Validation:
@@ -241,7 +291,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--max-steps", type=int, default=0, help="0 = off")
     parser.add_argument("--batch-frames", type=int, default=4096, help="padded positions in a batch")
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument(
+        "--learning-rate", type=float, help="peak rate; default by the preset: 3e-3 for nano, 1e-4 from Qwen2"
+    )
     parser.add_argument("--warmup-steps", type=int, default=100)
     parser.add_argument("--label-smoothing", type=float, default=0.0)
     parser.add_argument("--ema-decay", type=float, default=0.995)

@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from modules.checkpoint import file_hash
+from modules.checkpoint import file_hash, load_training_state
 from modules.config import Preset, load_preset, to_dict
 from modules.data.batching import BatchSampler, Loader
 from modules.data.columns import Rows
 from modules.data.features import open_store
+from modules.data.fit import check_fit
 from modules.errors import UserError
 from modules.inference.samples import SampleMaker
 from modules.progress import StepProgress
 from modules.text.tokenizer import TextTokenizer
 from modules.training.loop import LoopConfig
+from modules.training.runs import CHECKPOINT_NAME, has_checkpoint
 from modules.training.stage import Samples
 from modules.vits2.building import build_vits2
 from modules.vits2.dataset import BalancedSampler, DecoderDataset
@@ -66,6 +68,7 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         )
     preset = load_preset(arguments.preset)
     stores = [open_store(path) for path in arguments.store]
+    check_fit(stores, preset)
     tokens = {
         "token_rate": float(preset.tokenizer.frame_rate),
         "tokenizer": preset.tokenizer,
@@ -85,6 +88,7 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
             )
         print(f"started from {names}: {len(missing)} tensors missing there, {len(differing)} of other shape")
     stage = _stage(arguments, preset, model, _validation(stores, preset, arguments, tokens), stores)
+    fixed = _fixed_or_not(arguments, model)
     if arguments.init_discriminators:
         stage.load_discriminators(arguments.init_discriminators)
 
@@ -104,7 +108,7 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     same = {"vits2": preset.vits2, "audio": preset.audio, "tokenizer": preset.tokenizer, "train": stage.config}
     run_training(
         arguments, stage, batches, _loop_config(arguments, batches.sampler, team.world, fingerprints), team, progress,
-        run_config={name: to_dict(config) for name, config in same.items()},
+        run_config={name: to_dict(config) for name, config in same.items()} | fixed,
         fingerprints=fingerprints, weights_name=WEIGHTS_NAME, notes=notes,
     )  # fmt: skip
 
@@ -123,6 +127,31 @@ def _stage(
         publish_each=arguments.save_small,
         samples=_samples(arguments, stores),
     )
+
+
+def _fixed_or_not(arguments: argparse.Namespace, model: VITS2) -> dict[str, bool]:
+    """What a run keeps of whether its codebooks stay as they are, which the flags alone do not decide: weights to start
+    from may bring learned ones. Empty for other tokens, and where a run that is resumed does not know.
+
+    Raises:
+        UserError: resume_quantizer_differs.
+    """
+    if model.quantizer is None:
+        return {}
+    fixed = {"quantizer_fixed": model.quantizer.frozen}
+    if not ((arguments.resume or arguments.data_added) and has_checkpoint(arguments.output)):
+        return fixed
+    saved = load_training_state(arguments.output / f"{CHECKPOINT_NAME}.safetensors")["run_config"] or {}
+    if "quantizer_fixed" not in saved:
+        return {}
+    if saved["quantizer_fixed"] != model.quantizer.frozen:
+        raise UserError(
+            "resume_quantizer_differs",
+            "The training in {folder} began with other codebooks than these flags give it; repeat the --init and "
+            "--quantizer that it was started with.",
+            folder=str(arguments.output),
+        )
+    return fixed
 
 
 def _samples(arguments: argparse.Namespace, stores: list[Rows]) -> Callable[[VITS2, Path], Samples] | None:

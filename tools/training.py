@@ -147,8 +147,9 @@ def fitting_loader(
         team.device,
         step=step,
         bf16=_in_bf16(arguments.precision, team.device),
+        team=team,
     )
-    share = min(team.from_all(fit.share))
+    share = fit.share
     if share == 1:
         return build(size), []
     fields = {"size": f"{size:g}", "used": f"{size * share:g}", "unit": unit}

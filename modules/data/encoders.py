@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from modules.config import AudioConfig
-from modules.data.features import CODES
+from modules.data.line_index import CODES
 from modules.data.store import entry_key
 
 VERSION = "1"
@@ -48,11 +48,16 @@ class Encoders:
         """What makes the features of each step, audio "" where it is left out; for `LineWriter`."""
         settings = json.dumps([audio.sample_rate, audio.loudness_lufs, audio.true_peak_db])
         return {
-            "text": entry_key(VERSION, self.text_hash) if self.text_hash else None,
-            "audio": entry_key(VERSION, settings) if keep_audio else "",
-            "speech": entry_key(VERSION, self.speech_hash) if self.speech_hash else None,
-            CODES: entry_key(VERSION, self.codes_hash) if self.codes_hash else None,
+            "text": step_hash(self.text_hash) if self.text_hash else None,
+            "audio": step_hash(settings) if keep_audio else "",
+            "speech": step_hash(self.speech_hash) if self.speech_hash else None,
+            CODES: step_hash(self.codes_hash) if self.codes_hash else None,
         }
+
+
+def step_hash(made_by: str) -> str:
+    """What makes the features of a step, out of what its encoder is told by."""
+    return entry_key(VERSION, made_by)
 
 
 def flat_codes(codes: Tensor) -> np.ndarray:

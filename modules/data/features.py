@@ -15,7 +15,7 @@ has no such columns; a line that lacks its codes then has none and 0 codebooks.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -26,15 +26,25 @@ import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
 from modules.data.columns import Rows, places_of
+from modules.data.line_index import (
+    ALL_STEPS,
+    CODES,
+    DESCRIBED,
+    HASHES,
+    PLACES,
+    STEPS,
+    Described,
+    descriptions_with_earlier,
+    hashes_with_earlier,
+    index_files,
+    index_name,
+    read_earlier,
+    read_index,
+)
 from modules.data.manifest import write_whole
 from modules.data.store import FeatureStore, StoreWriter, entry_key, telling_full_disk
 from modules.errors import UserError
 
-STEPS = ("text", "audio", "speech")
-CODES = "codes"
-ALL_STEPS = (*STEPS, CODES)
-INDEX_PATTERN = "lines-[0-9][0-9][0-9].arrow"
-_PLACES, _HASHES = b"places", b"hashes"
 _REPEATED = ("speaker", "language", "split", "source")
 _SHARDS = {
     "text": {"rows_per_shard": 4096},
@@ -79,6 +89,10 @@ class LineStore(Rows):
     Features are looked up when it is opened: lines added or finished later are not seen until it is opened again, and a
     copy sent to another process sees the same rows. Audio that was left out is an empty array.
 
+    Attributes:
+        made: step -> hash of what made its features; described: step -> what that was, as names and values. What is
+            not known is left out.
+
     Args:
         folder: where `LineWriter` put the features.
 
@@ -88,7 +102,7 @@ class LineStore(Rows):
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
-        table, places, _ = _read_index(self.folder)
+        table, places, self.made, self.described = read_index(self.folder)
         self._stores: dict[str, FeatureStore] = {}
         self._rows: dict[str, np.ndarray] = {}
         self.missing: dict[str, int] = {}
@@ -190,9 +204,11 @@ class LineWriter:
             is the quantiser's; earlier ones count as long as the speech features that they were made of do.
         steps: those that features are added to.
         rank, world: number of this process, and of all processes, that extract into one folder at once.
+        described: step -> what makes its features, for who learns from them (see modules/data/fit.py).
 
     Raises:
-        UserError: extraction_busy when another process writes as the same rank.
+        UserError: extraction_busy when another process writes as the same rank, encoder_unknown when a step of `steps`
+            has no hash: under an earlier one its features would be mixed with others.
     """
 
     def __init__(
@@ -202,9 +218,13 @@ class LineWriter:
         steps: Sequence[str] = STEPS,
         rank: int = 0,
         world: int = 1,
+        described: Described | None = None,
     ):
         self.folder, self.rank, self.world = Path(folder), rank, world
-        self.hashes = _with_earlier(hashes, self.folder)
+        _check_known(hashes, steps)
+        earlier = read_earlier(self.folder)
+        self.hashes = hashes_with_earlier(hashes, earlier)
+        self.described = descriptions_with_earlier(described or {}, steps, self.hashes, earlier)
         self.steps = tuple(step for step in steps if self.hashes[step])
         self._places = {step: f"{step}/{made[:16]}" for step, made in self.hashes.items() if made}
         self._writers: dict[str, StoreWriter] = {}
@@ -259,15 +279,16 @@ class LineWriter:
         names = ["key", *(name for name in Line.__slots__ if name != "key")]
         columns = [pa.array([getattr(line, name) for line in lines], pa.large_string()) for name in names]
         columns = [c.dictionary_encode() if n in _REPEATED else c for n, c in zip(names, columns, strict=True)]
-        told = {_PLACES: json.dumps(self._places).encode(), _HASHES: json.dumps(self.hashes).encode()}
+        told = {PLACES: self._places, HASHES: self.hashes, DESCRIBED: self.described}
+        told = {name: json.dumps(values).encode() for name, values in told.items()}
         table = pa.table(columns, names).replace_schema_metadata(told)
         buffer = pa.BufferOutputStream()
         with pa.ipc.new_file(buffer, table.schema) as writer:
             writer.write_table(table)
         with telling_full_disk(self.folder):
-            write_whole(self.folder / f"lines-{self.rank:03d}.arrow", [buffer.getvalue()])
+            write_whole(self.folder / index_name(self.rank), [buffer.getvalue()])
         if self.rank == 0:
-            for path in _index_files(self.folder):
+            for path in index_files(self.folder):
                 if int(path.stem.split("-")[1]) >= self.world:
                     path.unlink(missing_ok=True)
 
@@ -278,7 +299,7 @@ def open_store(folder: Path | str) -> FeatureStore | LineStore:
     Raises:
         UserError: store_missing, store_unreadable, features_incomplete when no line has been through all steps.
     """
-    if not _index_files(Path(folder)):
+    if not index_files(Path(folder)):
         return FeatureStore(folder)
     store = LineStore(folder)
     if store.lines and not len(store):
@@ -293,62 +314,17 @@ def open_store(folder: Path | str) -> FeatureStore | LineStore:
     return store
 
 
-def _index_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob(INDEX_PATTERN))
+def _check_known(hashes: Mapping[str, str | None], steps: Sequence[str]) -> None:
+    for step in steps:
+        if hashes.get(step) is None:
+            raise UserError(
+                "encoder_unknown",
+                "What makes the features of the step {step} cannot be told from others: a file of its encoder is "
+                "missing. Get it in the tab Models, then start again.",
+                step=step,
+            )
 
 
 def _absent(name: str) -> Any:
     """What a line has in a column of audio or codes that it lacks."""
     return 0 if name == "codebooks" else np.zeros(0, np.int16)
-
-
-def _with_earlier(hashes: Mapping[str, str | None], folder: Path) -> dict[str, str]:
-    """The hashes of all steps, those that are not known from the folder's index; codes' with what they are made of."""
-    earlier: dict[str, str] = {}
-    if any(hashes.get(step) is None for step in ALL_STEPS):
-        with suppress(UserError):  # without an index, or with a damaged one, nothing is known
-            earlier = _read_index(folder)[2]
-    found = {step: hashes.get(step) for step in ALL_STEPS}
-    for step in STEPS:
-        if found[step] is None:
-            found[step] = earlier.get(step) or entry_key("not at hand", step)
-    if found[CODES]:
-        found[CODES] = entry_key(found[CODES], found["speech"])
-    elif found[CODES] is None:
-        found[CODES] = earlier.get(CODES, "") if found["speech"] == earlier.get("speech") else ""
-    return found
-
-
-def _read_index(folder: Path) -> tuple[pa.Table, dict[str, str], dict[str, str]]:
-    """The lines of all processes, the folder of each step, and what makes its features."""
-    tables, places, hashes = [], [], []
-    for path in _index_files(folder):
-        try:
-            # Not mapped: Windows would not let the next extraction replace it while a training is running.
-            table = pa.ipc.open_file(pa.py_buffer(path.read_bytes())).read_all()
-            places.append(json.loads(table.schema.metadata[_PLACES]))
-            hashes.append(json.loads(table.schema.metadata.get(_HASHES, b"{}")))
-            tables.append(_with_codes_key(table.replace_schema_metadata(None)))
-        except (pa.ArrowException, OSError, EOFError, TypeError, KeyError, ValueError) as cause:
-            raise UserError(
-                "store_unreadable",
-                "{file} is damaged ({cause}); delete it and extract again, only its rows are redone.",
-                file=path,
-                cause=cause,
-            ) from cause
-    if not tables:
-        raise UserError(
-            "store_missing",
-            'There is no feature store at {folder}; format the dataset first ("1A Format" in the tab "Train", or '
-            "tools.extract).",
-            folder=folder,
-        )
-    # Between two processes that begin with other encoders they may differ: then the features of one are missing yet.
-    return pa.concat_tables(tables).unify_dictionaries(), places[0], hashes[0]
-
-
-def _with_codes_key(table: pa.Table) -> pa.Table:
-    """An index that was written before there was a step of codes gets its column."""
-    if f"{CODES}_key" in table.column_names:
-        return table
-    return table.append_column(f"{CODES}_key", pa.array([""] * table.num_rows, pa.large_string()))

@@ -51,11 +51,12 @@ def examine(looks: Sequence[Look], begin: Callable[[str], None] = lambda name: N
     for look in looks:
         begin(look.name)
         started = time.monotonic()
+        findings: list[Finding] = []
         try:
             found = look.check()
-            findings = [found] if isinstance(found, Finding) else list(found)
+            findings.extend([found] if isinstance(found, Finding) else found)  # one by one: what came before stays
         except Exception as cause:  # of any kind: the doctor's own mistakes are findings too
-            findings = [Finding(look.name, "problem", f"The check failed: {cause_of(cause)}", look.remedy)]
+            findings += [Finding(look.name, "problem", f"The check failed: {cause_of(cause)}", look.remedy)]
         seconds = (time.monotonic() - started) / max(1, len(findings))
         yield from (replace(finding, seconds=round(seconds, 3)) for finding in findings)
 

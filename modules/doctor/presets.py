@@ -1,6 +1,8 @@
 """Checks of models: which presets can speak here or be trained, what they lack, and whether the hub can be reached."""
 
-from collections.abc import Iterator, Sequence
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from modules.config import Preset, load_preset
@@ -14,6 +16,7 @@ from modules.hub.needs import needed_models
 
 WEIGHTS = ("gpt.safetensors", "vits2.safetensors")
 BUILT_IN = "nano"
+_MOST_HEADER_BYTES = 100_000_000  # the limit of safetensors itself
 JUDGED = {
     "pinned": "the hashes of the catalogue",
     "hub": "the hashes that the hub stated",
@@ -22,7 +25,11 @@ JUDGED = {
 
 
 def check_presets(
-    names: Sequence[str], models: Path, asked: str = "", catalogue: dict[str, Entry] | None = None
+    names: Sequence[str],
+    models: Path,
+    asked: str = "",
+    catalogue: dict[str, Entry] | None = None,
+    trained: Mapping[str, tuple[int, int]] | None = None,
 ) -> Iterator[Finding]:
     """Encoders and weights of each preset.
 
@@ -33,17 +40,20 @@ def check_presets(
         models: folder that holds presets and encoders.
         asked: the preset that must work.
         catalogue: of published models; that of the program when left out.
+        trained: preset -> how many GPT and VITS2 weights were trained for it here (see `trained_weights`).
     """
     entries = load_catalogue() if catalogue is None else catalogue
     for name in names:
         try:
-            yield check_preset(load_preset(name), models, name == asked, entries)
+            yield check_preset(load_preset(name), models, name == asked, entries, (trained or {}).get(name, (0, 0)))
         except UserError as cause:
             yield Finding(f"Preset {name}", "problem", cause_of(cause), "Restore modules/presets from the repository.")
 
 
-def check_preset(preset: Preset, models: Path, asked: bool, entries: dict[str, Entry]) -> Finding:
-    """Encoders and weights of one preset."""
+def check_preset(
+    preset: Preset, models: Path, asked: bool, entries: dict[str, Entry], trained: tuple[int, int] = (0, 0)
+) -> Finding:
+    """Encoders and weights of one preset; `trained` are the GPT and VITS2 weights made for it here."""
     what, needed = f"Preset {preset.name}", needed_models(preset)
     states = {name: state_of(entries[name], models) for name in needed}
     get = f"Get them in the tab Models, or with: python -m tools.download --preset {preset.name}"
@@ -66,8 +76,33 @@ def check_preset(preset: Preset, models: Path, asked: bool, entries: dict[str, E
             what, "problem", f"{models / preset.name} lacks {absent}.",
             "Restore pretrained_models/nano from the repository.",
         )  # fmt: skip
+    if all(trained):
+        told = f"{there}; trained here: {trained[0]} GPT and {trained[1]} VITS2 weights"
+        return Finding(what, "ok", told, "Choose one of each in the tab Speak." if asked else "")
     told = f"{there}; it has no weights of its own ({absent} in {models / preset.name})"
+    if any(trained):
+        told += f"; trained here: {trained[0]} GPT and {trained[1]} VITS2 weights, but both are needed"
     return Finding(what, "warning" if asked else "ok", told, "Train it in the tab Train; none are published.")
+
+
+def trained_weights(gpt: Path, vits2: Path) -> dict[str, tuple[int, int]]:
+    """Preset -> how many GPT and VITS2 weights in these two folders were trained for it, as their heads tell."""
+    found: dict[str, list[int]] = {}
+    for part, folder in enumerate((gpt, vits2)):
+        for path in sorted(folder.glob("*.safetensors")):
+            found.setdefault(_preset_of(path), [0, 0])[part] += 1
+    return {name: (counts[0], counts[1]) for name, counts in found.items() if name}
+
+
+def _preset_of(path: Path) -> str:
+    """The preset that a weight file was trained for; empty where that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, _MOST_HEADER_BYTES)))
+        return str(json.loads(header["__metadata__"]["lineage"])["preset"])
+    except (OSError, ValueError, TypeError, KeyError, struct.error):
+        return ""
 
 
 def check_weight_files(folder: Path) -> Iterator[Finding]:
@@ -91,7 +126,12 @@ def check_hashes(preset: Preset, models: Path, catalogue: dict[str, Entry] | Non
     for name in needed_models(preset):
         if state_of(entries[name], models).state != "present":
             continue  # told by `check_preset`
-        checks = verify(entries[name], models)
+        try:
+            checks = verify(entries[name], models)
+        except UserError as cause:  # a download goes on there, or its folder may not be written to
+            yield Finding(f"Model {name}", "warning", f"It was not checked: {cause_of(cause)}",
+                          "Run this again when that is over.")  # fmt: skip
+            continue
         wrong = [f"{check.name}: {check.problem}" for check in checks if check.problem]
         if wrong:
             told, remedy = "; ".join(wrong), f"Download it anew: python -m tools.download {name}"

@@ -20,6 +20,8 @@ LITTLE_MEMORY_BYTES, TOO_LITTLE_MEMORY_BYTES = 3 * GIB, GIB
 LITTLE_DISK_BYTES, TOO_LITTLE_DISK_BYTES = 5 * GIB, GIB // 2
 SET_UP = "Run go-webui.sh (Windows: go-webui.bat) once more, which installs what is missing."
 _PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==([^\s;]+)\s*(?:;(.*))?$")
+_IN_PLACE_OF = {"onnxruntime": ("onnxruntime-gpu",)}
+"""Builds under another name that give the same module."""
 _SHOWN = 6
 
 
@@ -111,10 +113,10 @@ def _pins(path: Path) -> dict[str, str]:
 
 
 def _installed(name: str, version_of: Callable[[str], str]) -> str | None:
-    try:
-        return version_of(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    for known in (name, *_IN_PLACE_OF.get(name.lower(), ())):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return version_of(known)
+    return None
 
 
 def check_memory(free_bytes: int | None = None, total_bytes: int | None = None) -> Finding:

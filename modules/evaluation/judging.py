@@ -123,13 +123,12 @@ class Judge:
     def speaker(self) -> "Speaker":
         """The system that is judged."""
         from modules.evaluation.speaking import Speaker
-        from modules.inference.parts import TOKENIZER_FILE
+        from modules.inference.parts import load_parts
         from modules.inference.synthesizer import Synthesizer
-        from modules.text.tokenizer import TextTokenizer
+        from modules.runtime import pick_device
 
-        units = TextTokenizer.load(self.options.models / TOKENIZER_FILE)
-        synthesizer = Synthesizer.load(self.options.models, device=self.options.device)
-        return Speaker(synthesizer, self.reader, self.folder, lambda text: len(units.encode(text)))
+        parts = load_parts(self.options.models, pick_device(self.options.device))
+        return Speaker(Synthesizer(parts), self.reader, self.folder, lambda text: len(parts.text.encode(text)))
 
     @cached_property
     def recognizer(self) -> "PhoneRecognizer":

@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,26 @@ def weight_files(experiment: Experiment, stage: str) -> list[Path]:
 
 
 def _speaking_the_same(decoders: list[Path], language_models: list[Path]) -> list[Path]:
-    """Of decoders with a quantiser of their own, those whose codes the language models have learned."""
-    learned = {load_weights(path).config.get("statistics", {}).get("quantizer") for path in language_models} - {None}
-    return [path for path in decoders if quantizer_hash(load_quantizer(path)) in learned] if learned else decoders
+    """Of decoders with a quantiser of their own, those whose codes the language models have learned. A file that cannot
+    be read stays, to be told in a row of its own."""
+    learned = {_learned_quantizer(path) for path in language_models} - {None}
+    return [path for path in decoders if _own_quantizer(path) in {*learned, None}] if learned else decoders
+
+
+def _learned_quantizer(language_model: Path) -> str | None:
+    """The quantiser whose codes it learned; None where it learned others, or cannot be read."""
+    try:
+        return load_weights(language_model).config.get("statistics", {}).get("quantizer")
+    except UserError:
+        return None
+
+
+def _own_quantizer(decoder: Path) -> str | None:
+    """Its quantiser as one word; None where it cannot be read."""
+    try:
+        return quantizer_hash(load_quantizer(decoder))
+    except (UserError, RuntimeError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _hear_all(
@@ -147,6 +164,7 @@ def _hear_all(
     candidates = {stage: [*_built_in(options.models, stage), *files[stage]] for stage in STAGES}
     total = each * sum(map(len, candidates.values()))
     rows: list[Row] = []
+    like: Parts | None = None
     best: dict[str, Path | None] = {}
     for stage in STAGES:
         of_stage: list[Row] = []
@@ -158,7 +176,8 @@ def _hear_all(
                 made = [row.samples[-1]["file"]] if row.outputs and len(row.samples) == len(row.outputs) else []
                 on_progress(done + len(row.outputs), total, f"{row.stage}: {row.file or 'built-in'}", made)
 
-            _hear(of_stage[-1], path, best.get("vits2"), panel, options.models, device, tell, should_stop)
+            decoder = best.get("vits2")
+            like = _hear(of_stage[-1], path, decoder, panel, options.models, device, like, tell, should_stop)
             on_progress(done + each, total, of_stage[-1].error, [])
         best[stage] = candidates[stage][choose(of_stage)] if of_stage else None
         rows += of_stage
@@ -173,24 +192,33 @@ def _hear(
     panel: Panel,
     models: Path,
     device: torch.device,
+    like: Parts | None,
     tell: Callable[[Row], None],
     should_stop: Callable[[], bool],
-) -> None:
-    """Fill a row; what is wrong with one's own weights is noted in it, the others are heard all the same."""
+) -> Parts | None:
+    """Fill a row; what is wrong with one's own weights is noted in it, the others are heard all the same.
+
+    Args:
+        like: what an earlier row was spoken with.
+
+    Returns:
+        What this row was spoken with, without its language model, which is large; else `like`.
+    """
     vits2, gpt = (path, None) if row.stage == "vits2" else (decoder, path)
     try:
         if path is not None:
             row.epoch, row.step = _place_of(path)
             row.bytes, row.mtime_ns = _mark_of(path)  # before it is read: a change on the way then shows
             row.step = row.step or load_weights(path).lineage.step
-        parts = load_parts(models, device, gpt, vits2, with_gpt=row.stage == "gpt")
+        parts = load_parts(models, device, gpt, vits2, with_gpt=row.stage == "gpt", like=like)
         _check_finite(parts, row.stage, path or parts.files[row.stage])
     except UserError as error:
         if path is None:
             raise
         row.error = str(error)
-        return
+        return like
     panel.hear(row, parts, tell, should_stop)
+    return replace(parts, gpt=None)
 
 
 def _built_in(models: Path, stage: str) -> list[None]:

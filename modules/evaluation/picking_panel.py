@@ -27,6 +27,7 @@ from modules.inference.options import MAX_SEED, SpeakOptions
 from modules.inference.parts import Parts
 from modules.inference.synthesizer import UNVOICED_MEDIAN_HZ, Synthesizer
 from modules.inference.voice import Reference, Voice, prepare_reference
+from modules.speech.grouped import quantizer_hash
 from modules.speech.prosody import F0_FRAME_RATE_HZ, median_f0
 
 LENGTH_RATIOS = (0.6, 1.7)
@@ -65,6 +66,7 @@ class Panel:
     def __init__(self, store: FeatureStore, lines: Lines, ears: Ears, folder: Path, seed: int):
         self.lines, self.ears, self.folder, self.seed = lines, ears, folder, seed
         self.sound = cache(lambda row: sound(store, row))
+        self._codes_by: dict[tuple[str, int], Tensor] = {}
         self._own_codes = cache(lambda row: ears.codes(self.sound(row)))
         self._truth: Callable[[int], Heard] = cache(lambda row: ears.hear(self.sound(row)))
         self._voice: Callable[[int], np.ndarray] = cache(lambda row: ears.voice(self.sound(row)))
@@ -146,8 +148,12 @@ class Panel:
         """The tokens [T, K] of a recording, as these parts make them."""
         if parts.preset.tokenizer.form == "s3" and parts.preset.tokenizer.encoder == "own":
             return self._own_codes(row)  # every row of the pick has the same
-        wav = torch.from_numpy(resample(self.sound(row), self.ears.sample_rate, parts.speech.sample_rate))[None]
-        return parts.speech.encode(wav.to(parts.device))[0].cpu()
+        quantizer = parts.vits2.quantizer
+        key = ("" if quantizer is None else quantizer_hash(quantizer), row)
+        if key not in self._codes_by:
+            wav = torch.from_numpy(resample(self.sound(row), self.ears.sample_rate, parts.speech.sample_rate))[None]
+            self._codes_by[key] = parts.speech.encode(wav.to(parts.device))[0].cpu()
+        return self._codes_by[key]
 
     def _reference(self, parts: Parts, row: int) -> Reference:
         text = next(line.reference_text for line in self.lines.lines if line.reference == row)

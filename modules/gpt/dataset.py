@@ -18,6 +18,9 @@ from modules.errors import UserError
 from modules.gpt.patterns import Pattern
 from modules.gpt.sequence import Part, Sequences, arrange, part_length
 
+MOST_UNITS = 8192
+"""Text units whose usual lengths are found together: a table of half a gigabyte."""
+
 
 @dataclass(frozen=True)
 class MixOptions:
@@ -288,16 +291,32 @@ def measure_unit_frames(dataset: PromptDataset, vocab: int, strength: float = 20
     """Speech frames that each text unit usually takes: float32 [vocab].
 
     Ridge regression of the lengths of the utterances on the counts of their units; `strength` counts as so many
-    sightings of the mean length, so that rare units stay near it.
+    sightings of the mean length, so that rare units stay near it. Solved for the units that occur, of very many the
+    `MOST_UNITS` commonest; the others get the mean.
     """
     usual = dataset.frames_per_unit
-    gram, moment = strength * np.eye(vocab), np.zeros(vocab)
+    sightings = np.zeros(vocab, np.int64)
+    for utterance in range(len(dataset)):
+        np.add.at(sightings, _known(dataset, utterance, vocab), 1)
+    units = np.sort(np.argsort(-sightings, kind="stable")[: min(MOST_UNITS, np.count_nonzero(sightings))])
+    place = np.full(vocab, len(units))
+    place[units] = np.arange(len(units))
+    gram, moment = strength * np.eye(len(units)), np.zeros(len(units))
     for start in range(0, len(dataset), 2048):
-        rows = range(start, min(start + 2048, len(dataset)))
-        counts = np.stack([np.bincount(dataset.text_ids(i), minlength=vocab)[:vocab] for i in rows]).astype(np.float32)
+        rows = [_known(dataset, i, vocab) for i in range(start, min(start + 2048, len(dataset)))]
+        counts = np.stack([np.bincount(place[ids], minlength=len(units) + 1)[:-1] for ids in rows]).astype(np.float32)
         gram += counts.T @ counts
-        moment += counts.T @ (dataset.frames[start : start + len(counts)] - usual * counts.sum(1))
-    return np.maximum(usual + np.linalg.solve(gram, moment), least).astype(np.float32)
+        totals = np.array([len(ids) for ids in rows])
+        moment += counts.T @ (dataset.frames[start : start + len(rows)] - usual * totals)
+    found = np.full(vocab, usual)
+    found[units] += np.linalg.solve(gram, moment)
+    return np.maximum(found, least).astype(np.float32)
+
+
+def _known(dataset: PromptDataset, utterance: int, vocab: int) -> np.ndarray:
+    """Text units of an utterance that the model has, int [U]."""
+    ids = dataset.text_ids(utterance)
+    return ids[ids < vocab]
 
 
 def _row_length(row: Row, pattern: Pattern | None) -> int:

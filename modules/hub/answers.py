@@ -101,8 +101,11 @@ def refuse_other_answers(response: httpx.Response, repository: str, file: str) -
         raise web_page(host, file)
     if status not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
         raise odd_answer(host, file, f"{status} {response.reason_phrase}".strip())
-    # What the hub states of a file is worth as much as the way that it came.
-    if response.url.scheme == "http" and any(earlier.url.scheme == "https" for earlier in response.history):
+    if status == httpx.codes.PARTIAL_CONTENT and response.headers.get("content-encoding", "identity") != "identity":
+        raise odd_answer(host, file, "a part of it came in another encoding")
+    # What the hub states of a file is worth as much as the way that it came, every step of it.
+    schemes = [answer.url.scheme for answer in (*response.history, response)]
+    if "https" in schemes and "http" in schemes[schemes.index("https") :]:
         raise odd_answer(host, file, "it was sent on to an address without encryption")
 
 

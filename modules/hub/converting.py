@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.errors import Stopped, UserError
-from modules.hub.space import telling_full_disk
+from modules.hub.space import telling_disk
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+TEMPORARY = ".tmp"
+"""Ending of a file that is being written; one that is left over belongs to a process that was ended."""
 _CHUNK_BYTES = 64 << 20
 _ZIP = b"PK\x03\x04"
 _DTYPES = {
@@ -48,12 +50,12 @@ def convert_pickle(
     Raises:
         Stopped.
         UserError: model_pickle_refused (it holds more than weights, or is damaged), model_pickle_odd (no tensors by
-            name), model_conversion_wrong, hub_disk_full.
+            name), model_conversion_wrong, hub_disk_full, hub_folder_unwritable.
     """
     tensors = _read(pickle)
-    temporary = target.with_name(target.name + ".tmp")
+    temporary = target.with_name(target.name + TEMPORARY)
     try:
-        with telling_full_disk(target.parent):
+        with telling_disk(target.parent):
             _write(temporary, tensors, should_stop, on_bytes)
         _compare(temporary, tensors, should_stop)
         os.replace(temporary, target)

@@ -1,25 +1,24 @@
 """Brings a model of the catalogue into its folder: takes what is there, downloads the rest, converts pickles."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
-from filelock import FileLock, Timeout
 
 from modules.errors import UserError
 from modules.hub.catalogue import CatalogueFile, Entry
-from modules.hub.converting import convert_pickle
+from modules.hub.converting import TEMPORARY, convert_pickle
 from modules.hub.fetching import PAUSES_SECONDS, Wanted, fetch, make_client, why_silent
 from modules.hub.hashing import hash_file
 from modules.hub.inventory import EntryState, entry_folder, state_of
-from modules.hub.judging import verify
+from modules.hub.judging import is_leftover, verify_held
+from modules.hub.locking import alone_in
 from modules.hub.notes import FileNote, drop_note, now, read_notes, write_note
-from modules.hub.reaching import hub_reachable
+from modules.hub.reaching import hub_reachable, kept_offline
 from modules.hub.source import HubSource
-from modules.hub.space import check_space
-
-LOCK_NAME = ".download.lock"
+from modules.hub.space import check_space, room_bytes
 
 
 @dataclass(frozen=True)
@@ -72,22 +71,14 @@ def download(
     Raises:
         Stopped.
         UserError: model_licence, model_downloading (another process does it already), hub_unreachable, hub_no_space,
-            model_pickle_refused, model_pickle_odd, model_conversion_wrong, and those of `fetch`.
+            hub_folder_unwritable, model_pickle_refused, model_pickle_odd, model_conversion_wrong, and those of `fetch`.
     """
     folder = entry_folder(entry, models)
     way = _Way(on_progress, should_stop)
     if state_of(entry, models).missing:
         check_licence(entry, accept_licence)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / LOCK_NAME, timeout=0):
-            return _download(entry, models, source, way, accept_licence, pauses)
-    except Timeout as cause:
-        raise UserError(
-            "model_downloading",
-            "{model} is being downloaded already by another process; wait for it, or stop it first.",
-            model=entry.name,
-        ) from cause
+    with alone_in(folder, entry.name):
+        return _download(entry, models, source, way, accept_licence, pauses)
 
 
 def check_licence(entry: Entry, accepted: bool) -> None:
@@ -107,10 +98,11 @@ def _download(
     entry: Entry, models: Path, source: HubSource, way: _Way, accept_licence: bool, pauses: Sequence[float]
 ) -> DownloadReport:
     folder = entry_folder(entry, models)
+    _tidy(entry, folder)
     notes = read_notes(folder)
     # Somebody ended an earlier run between the conversion and its note: do it again.
     stale = {target for pickle, target in entry.convert if pickle in notes and target not in notes}
-    checks = verify(entry, models, way.on_progress, way.should_stop, only_new=True)
+    checks = verify_held(entry, models, way.on_progress, way.should_stop, only_new=True)
     wrong = {check.name for check in checks if check.problem}
     converted = _convert(entry, folder, way, wrong, stale | wrong)
     state = state_of(entry, models)
@@ -120,8 +112,7 @@ def _download(
         check_licence(entry, accept_licence)
         with make_client() as client:
             _check_reachable(entry, state, source, folder, client)
-            twice = sum(file.size_bytes for file in missing if entry.kept_name(file.name) != file.name)
-            check_space(folder, state.missing_bytes + twice)
+            check_space(folder, room_bytes(entry, folder, missing, state.missing_bytes))
             fetched_bytes = _fetch_all(entry, missing, source, client, way, pauses, folder)
     converted += _convert(entry, folder, way, set(), stale)
     good = {check.name for check in checks if not check.problem}
@@ -135,9 +126,23 @@ def _download(
     )
 
 
+def _tidy(entry: Entry, folder: Path) -> None:
+    """Remove what an earlier run had to leave: half a safetensors file, and a pickle that somebody had open."""
+    for pickle, target in entry.convert:
+        (folder / (target + TEMPORARY)).unlink(missing_ok=True)
+        if is_leftover(folder, pickle, target, read_notes(folder)):
+            _remove(folder / pickle)
+            drop_note(folder, pickle)
+
+
+def _remove(pickle: Path) -> None:
+    with contextlib.suppress(PermissionError):  # Windows, while a process has it open; the next run does it
+        pickle.unlink()
+
+
 def _check_reachable(entry: Entry, state: EntryState, source: HubSource, folder: Path, client: httpx.Client) -> None:
     """Knock before anything is tried, so that somebody without a network hears of it within three seconds."""
-    cause = "no connection"
+    cause = "HF_HUB_OFFLINE is set" if kept_offline(source.endpoint) else "no connection"
     if hub_reachable(endpoint=source.endpoint):
         cause = why_silent(client, source.url(entry, state.missing[0].name))
     if cause:
@@ -205,6 +210,7 @@ def _convert(entry: Entry, folder: Path, way: _Way, wrong: set[str], stale: set[
         if not source.is_file() or pickle in wrong or (result.is_file() and target not in stale):
             continue
         note = read_notes(folder).get(pickle)
+        check_space(folder, source.stat().st_size)
         convert_pickle(
             source, result, way.should_stop, lambda done, total, name=target: way.on_progress(done, total, name)
         )
@@ -222,7 +228,7 @@ def _convert(entry: Entry, folder: Path, way: _Way, wrong: set[str], stale: set[
                 time=now(),
             ),
         )
-        source.unlink()
+        _remove(source)
         drop_note(folder, pickle)
         made.append(target)
     return made

@@ -2,7 +2,9 @@
 
 import json
 import os
+import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from modules.hub.formats import complaint, complaint_of_start
 from modules.hub.hashing import hash_file
 from modules.hub.inventory import PART
 from modules.hub.notes import NOTES_NAME, Checked, FileNote, now
-from modules.hub.space import telling_full_disk
+from modules.hub.space import telling_disk
 
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
 """Waits before each further try after a cut; as many tries, and no more."""
@@ -57,8 +59,28 @@ class Wanted:
 
 
 def make_client() -> httpx.Client:
-    """A client for the hub: follows redirections, gives up on a silent connection, uses the proxy that is set."""
-    return httpx.Client(follow_redirects=True, timeout=_LIMITS, headers={"Accept-Encoding": "identity"})
+    """A client for the hub: follows redirections, gives up on a silent connection, uses the proxy that is set.
+
+    Raises:
+        UserError: hub_proxy_bad.
+    """
+    try:
+        return httpx.Client(follow_redirects=True, timeout=_LIMITS, headers={"Accept-Encoding": "identity"})
+    except (ImportError, ValueError, httpx.InvalidURL) as cause:
+        proxies = urllib.request.getproxies()
+        named = dict.fromkeys(_without_login(proxies[kind]) for kind in ("all", "https", "http") if kind in proxies)
+        raise UserError(
+            "hub_proxy_bad",
+            "The proxy that is set on this machine cannot be used: {proxy}. Set HTTPS_PROXY and ALL_PROXY to an "
+            "address like http://host:port or socks5://host:port, or remove them, and start again.",
+            proxy=", ".join(named),
+        ) from cause
+
+
+def _without_login(proxy: str) -> str:
+    """The address of a proxy as it may be shown."""
+    scheme, mark, rest = proxy.rpartition("//")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 
 def why_silent(client: httpx.Client, url: str) -> str:
@@ -91,50 +113,65 @@ def fetch(
         Stopped: what came so far stays.
         UserError: hub_cut, hub_busy (what came so far stays), hub_gated, hub_file_missing, hub_web_page,
             hub_odd_answer, hub_size_wrong, hub_hash_wrong, hub_hash_changed, hub_file_broken, hub_disk_full,
-            hub_file_in_use.
+            hub_folder_unwritable, hub_file_in_use.
     """
-    wanted.path.parent.mkdir(parents=True, exist_ok=True)
-    tries = 0
-    while True:
-        begun = _size(wanted.part)
+    with telling_disk(wanted.path.parent):
+        wanted.path.parent.mkdir(parents=True, exist_ok=True)
+        stated = _receive_all(client, wanted, on_bytes, should_stop, pauses)
+        note = _check(wanted, stated, should_stop)
         try:
-            with telling_full_disk(wanted.path.parent):
-                stated = _receive(client, wanted, on_bytes, should_stop)
-            break
+            os.replace(wanted.part, wanted.path)
+        except PermissionError as cause:
+            if sys.platform != "win32":  # there, a process that has the old one open
+                raise
+            raise UserError(
+                "hub_file_in_use",
+                "{file} is in use, so it cannot be replaced. Stop what uses it, then start the download again.",
+                file=str(wanted.path),
+            ) from cause
+        wanted.marks.unlink(missing_ok=True)
+    return note
+
+
+def _receive_all(
+    client: httpx.Client,
+    wanted: Wanted,
+    on_bytes: Callable[[int, int], None],
+    should_stop: Callable[[], bool],
+    pauses: Sequence[float],
+) -> Stated:
+    """Try as often as it brings something; returns what the part is now the whole of."""
+    tries, most = 0, _size(wanted.part)
+    while True:
+        try:
+            return _receive(client, wanted, on_bytes, should_stop)
         except (httpx.TransportError, BusyError) as cause:
             if isinstance(cause, httpx.UnsupportedProtocol):
                 raise odd_answer(httpx.URL(wanted.url).host, wanted.file, cause) from cause
-            tries = 0 if _size(wanted.part) - begun >= _WORTH_BYTES else tries + 1
+            # Against the most that was ever here: a server that begins anew each time would be asked for ever.
+            size = _size(wanted.part)
+            tries, most = (0 if size - most >= _WORTH_BYTES else tries + 1), max(most, size)
             if tries > len(pauses):
                 raise _given_up(wanted, cause) from cause
             _pause(pauses[max(0, tries - 1)], should_stop)
         except (httpx.HTTPError, httpx.InvalidURL) as cause:
             raise odd_answer(httpx.URL(wanted.url).host, wanted.file, cause) from cause
-    note = _check(wanted, stated, should_stop)
-    try:
-        os.replace(wanted.part, wanted.path)
-    except PermissionError as cause:  # Windows, while a process has the old one open
-        raise UserError(
-            "hub_file_in_use",
-            "{file} is in use, so it cannot be replaced. Stop what uses it, then start the download again.",
-            file=str(wanted.path),
-        ) from cause
-    wanted.marks.unlink(missing_ok=True)
-    return note
 
 
 def _receive(
     client: httpx.Client, wanted: Wanted, on_bytes: Callable[[int, int], None], should_stop: Callable[[], bool]
 ) -> Stated:
     """Let the part grow to the whole file; returns what it is a part of."""
-    marks, begun = _read_marks(wanted), _size(wanted.part)
+    (marks, url), begun = _read_marks(wanted), _size(wanted.part)
     if marks and marks.size_bytes and begun == marks.size_bytes:
         on_bytes(begun, begun)
         return marks  # whole already, when somebody stopped it just then
+    # Of a file whose hash is known, another source may give the rest: in the end the hash decides.
+    elsewhere = bool(wanted.sha256) and url != wanted.url
     headers = {}
     if marks and begun > 0 and (marks.identity or wanted.sha256) and begun < (marks.size_bytes or begun + 1):
         headers["Range"] = f"bytes={begun}-"
-        if marks.etag:
+        if marks.etag and not elsewhere:
             headers["If-Range"] = marks.etag
     with client.stream("GET", wanted.url, headers=headers) as response:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -142,15 +179,17 @@ def _receive(
             raise BusyError("the file has become shorter")
         refuse_other_answers(response, wanted.repository, wanted.file)
         stated = stated_in(response)
-        _refuse_size(wanted, stated)
+        _refuse_size(wanted, stated.size_bytes)
         goes_on = response.status_code == httpx.codes.PARTIAL_CONTENT
-        if goes_on and (stated.start != begun or not marks or stated.identity != marks.identity):
+        same = bool(marks) and (elsewhere or stated.identity == marks.identity)
+        if goes_on and (stated.start != begun or not same):
             _forget(wanted)
             raise BusyError("the file has changed")
         if not goes_on:
             _forget(wanted)
             begun = 0
-            wanted.marks.write_text(json.dumps(asdict(stated)), encoding="utf-8")
+        if not goes_on or elsewhere:
+            wanted.marks.write_text(json.dumps({**asdict(stated), "url": wanted.url}), encoding="utf-8")
         _write(response, wanted, begun, stated.size_bytes, on_bytes, should_stop)
     got = _size(wanted.part)
     if stated.size_bytes and got < stated.size_bytes:
@@ -183,6 +222,11 @@ def _write(
 
 def _check(wanted: Wanted, stated: Stated, should_stop: Callable[[], bool]) -> FileNote:
     """Judge the whole file by the best measure there is. A file that is refused is deleted."""
+    try:
+        _refuse_size(wanted, _size(wanted.part))  # of a source that told none
+    except UserError:
+        _forget(wanted)
+        raise
     sha256, blob_sha1 = hash_file(wanted.part, should_stop)
     if expected := wanted.sha256 or stated.sha256 or stated.blob_sha1:
         found = sha256 if wanted.sha256 or stated.sha256 else blob_sha1
@@ -237,16 +281,16 @@ def _refusal(wanted: Wanted, sha256: str) -> UserError | None:
     return None
 
 
-def _refuse_size(wanted: Wanted, stated: Stated) -> None:
-    """Before gigabytes come: a file of another size cannot be the right one."""
-    if wanted.size_bytes and stated.size_bytes and wanted.size_bytes != stated.size_bytes:
+def _refuse_size(wanted: Wanted, found: int) -> None:
+    """Before gigabytes come (0 = not told): a file of another size cannot be the right one."""
+    if wanted.size_bytes and found and wanted.size_bytes != found:
         raise UserError(
             "hub_size_wrong",
             "{file} of {repository} has {found} bytes there instead of {expected}: the source has another version of "
             "it. Choose another source of downloads.",
             file=wanted.file,
             repository=wanted.repository,
-            found=stated.size_bytes,
+            found=found,
             expected=wanted.size_bytes,
         )
 
@@ -282,11 +326,14 @@ def _pause(seconds: float, should_stop: Callable[[], bool]) -> None:
         time.sleep(min(0.1, left))
 
 
-def _read_marks(wanted: Wanted) -> Stated | None:
+def _read_marks(wanted: Wanted) -> tuple[Stated | None, str]:
+    """What the part is a part of, and the address that it came from last."""
     try:
-        return Stated(**json.loads(wanted.marks.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+        values = json.loads(wanted.marks.read_text(encoding="utf-8"))
+        url = str(values.pop("url", ""))
+        return Stated(**values), url
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None, ""
 
 
 def _forget(wanted: Wanted) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from modules.hub.catalogue import CatalogueFile, Entry
 from modules.hub.formats import complaint
-from modules.hub.notes import FileNote, read_notes
+from modules.hub.notes import FileNote, measure_of, read_notes
 
 State = Literal["present", "partial", "missing", "damaged"]
 PART = ".part"
@@ -53,7 +53,7 @@ def part_bytes(folder: Path, file: CatalogueFile) -> int:
 def state_of(entry: Entry, models: Path) -> EntryState:
     """What is there of an entry. Asks nobody, changes nothing."""
     folder = entry_folder(entry, models)
-    notes = read_notes(folder)
+    notes = _measures(folder)
     there, total, left = 0, 0, 0
     missing: list[CatalogueFile] = []
     damaged: list[tuple[str, str]] = []
@@ -66,7 +66,7 @@ def state_of(entry: Entry, models: Path) -> EntryState:
         if problem:
             damaged.append((kept, problem))
         if size and not problem:
-            checks.add(notes[kept].checked if kept in notes else "nothing")
+            checks.add(notes[kept].checked if kept in notes and not notes[kept].damaged else "nothing")
             there, total = there + size, total + size
             continue
         pickles = [name for name, made in entry.convert if made == kept]
@@ -89,6 +89,12 @@ def state_of(entry: Entry, models: Path) -> EntryState:
     )
 
 
+def _measures(folder: Path) -> dict[str, FileNote]:
+    """The notes that are a measure of what lies there now."""
+    found = {name: measure_of(folder / name, note) for name, note in read_notes(folder).items()}
+    return {name: note for name, note in found.items() if note is not None}
+
+
 def _is_whole(path: Path, entry: Entry, note: FileNote | None) -> bool:
     listed = next((file for file in entry.files if file.name == path.name), CatalogueFile(path.name, 0))
     return _size(path) > 0 and _complaint(path, listed, note) is None
@@ -97,10 +103,11 @@ def _is_whole(path: Path, entry: Entry, note: FileNote | None) -> bool:
 def _complaint(path: Path, file: CatalogueFile, note: FileNote | None) -> str | None:
     """What is wrong with a file that is there; None if nothing is seen."""
     size = _size(path)
-    if note and note.damaged:
+    if note and note.tells_damage_of(path):
         return "its content is not the right one"
-    expected = note.size_bytes if note else 0
-    if not expected and path.name == file.name and file.size_exact:
+    # After a damage another file may lie here that nobody has judged yet.
+    expected = note.size_bytes if note and not note.damaged else 0
+    if path.name == file.name and file.size_exact and file.size_bytes and not (note and note.source):
         expected = file.size_bytes
     problem = complaint(path)
     if problem is None and expected and size != expected:

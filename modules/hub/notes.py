@@ -13,6 +13,9 @@ from typing import Any, Literal
 from modules.progress import write_json
 
 NOTES_NAME = "download.json"
+BY_HAND = "by hand"
+"""The origin of a file that was there when somebody looked first."""
+_CLOCK_SECONDS = 0.01
 
 Checked = Literal["pinned", "hub", "format"]
 """By what a file was judged: the hash of the catalogue; the hash that the hub stated; that it is readable, no more."""
@@ -31,7 +34,9 @@ class FileNote:
         revision: the commit that the hub named.
         etag: the hub's own mark of the content.
         time: Unix seconds.
-        damaged: a later check found another content; the hash above is the right one (empty if not known).
+        damaged: a later check found another content; size and hash above are those of the right one (0 and empty if
+            not known).
+        bad_bytes, bad_mtime: size and time of that other content's file, by which it is known again.
     """
 
     size_bytes: int
@@ -44,6 +49,18 @@ class FileNote:
     etag: str = ""
     time: float = 0.0
     damaged: bool = False
+    bad_bytes: int = 0
+    bad_mtime: float = 0.0
+
+    def tells_damage_of(self, path: Path) -> bool:
+        """Whether the file that lies there is the very one that was found damaged."""
+        if not self.damaged:
+            return False
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        return (status.st_size, status.st_mtime) == (self.bad_bytes, self.bad_mtime)
 
 
 def read_notes(folder: Path) -> dict[str, FileNote]:
@@ -61,6 +78,22 @@ def read_notes(folder: Path) -> dict[str, FileNote]:
     return notes
 
 
+def measure_of(path: Path, note: FileNote | None) -> FileNote | None:
+    """A note as far as it is a measure of the file that lies there.
+
+    Of a file that was put there by hand and that no hash is known of, the note tells only what somebody saw, perhaps
+    while it was still being copied. So it ends with a newer or longer file.
+    """
+    if note is None or note.origin != BY_HAND or note.checked != "format":
+        return note
+    try:
+        status = path.stat()
+    except OSError:
+        return note
+    newer = status.st_mtime > note.time + _CLOCK_SECONDS
+    return None if newer or status.st_size > (note.size_bytes or status.st_size) else note
+
+
 def write_note(folder: Path, name: str, note: FileNote) -> None:
     """Add or replace the note of a file."""
     _write(folder, {**read_notes(folder), name: note})
@@ -75,7 +108,7 @@ def drop_note(folder: Path, name: str) -> None:
 
 def now() -> float:
     """Unix seconds, rounded as notes keep them."""
-    return round(time.time(), 1)
+    return round(time.time(), 3)
 
 
 def _write(folder: Path, notes: dict[str, FileNote]) -> None:

@@ -20,10 +20,21 @@ def hub_reachable(seconds: float = _KNOCK_SECONDS, endpoint: str | None = None) 
     from huggingface_hub import constants
 
     endpoint = endpoint or constants.ENDPOINT
-    host, port = _door(endpoint)
-    if constants.HF_HUB_OFFLINE and not is_this_machine(host):
+    try:
+        host, port = _door(endpoint)
+    except ValueError:  # a port that is none
         return False
-    return can_connect(host, port, seconds)
+    return not kept_offline(endpoint) and can_connect(host, port, seconds)
+
+
+def kept_offline(endpoint: str) -> bool:
+    """Whether HF_HUB_OFFLINE keeps an address away."""
+    from huggingface_hub import constants
+
+    try:
+        return bool(constants.HF_HUB_OFFLINE) and not is_this_machine(_door(endpoint)[0])
+    except ValueError:
+        return bool(constants.HF_HUB_OFFLINE)
 
 
 def can_connect(host: str, port: int, seconds: float = _KNOCK_SECONDS) -> bool:
@@ -54,10 +65,15 @@ def is_this_machine(host: str) -> bool:
 
 
 def _door(endpoint: str) -> tuple[str, int]:
-    """Host and port to knock at for an address: its own, or those of the proxy that is set for it."""
+    """Host and port to knock at for an address: its own, or those of the proxy that is set for it.
+
+    Raises:
+        ValueError: one of the two addresses is none.
+    """
     target = urlsplit(endpoint)
     proxies = urllib.request.getproxies()
     proxy = proxies.get(target.scheme) or proxies.get("all")
     if proxy and not urllib.request.proxy_bypass(target.hostname or ""):
         target = urlsplit(proxy if "//" in proxy else f"http://{proxy}")
-    return target.hostname or "", target.port or (443 if target.scheme == "https" else 80)
+    usual = 1080 if target.scheme.startswith("socks") else 443 if target.scheme == "https" else 80
+    return target.hostname or "", target.port or usual

@@ -30,11 +30,11 @@ def download_snapshot(
     Raises:
         UserError: hub_download.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
     try:
         return Path(snapshot_download(repository, allow_patterns=list(files), cache_dir=cache, endpoint=endpoint))
-    except (OSError, ValueError, RuntimeError) as cause:
+    except (OSError, ValueError, RuntimeError, errors.HTTPError) as cause:
         raise UserError(
             "hub_download",
             "{repository} could not be downloaded ({cause}). Try again to go on with it, or put its files into "

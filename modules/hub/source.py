@@ -7,6 +7,7 @@ from urllib.parse import quote, urlsplit
 
 from modules.errors import UserError
 from modules.hub.catalogue import Entry
+from modules.hub.space import make_folder, telling_disk
 from modules.progress import write_json
 
 SETTING_NAME = "hub.json"
@@ -100,8 +101,13 @@ def load_source(models: Path) -> HubSource:
 
 
 def save_source(models: Path, source: HubSource) -> Path:
-    """Keep the source for a folder of models; returns the file."""
-    path = Path(models) / SETTING_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"endpoint": source_from(source.endpoint).endpoint})
+    """Keep the source for a folder of models; returns the file.
+
+    Raises:
+        UserError: hub_endpoint_invalid, hub_disk_full, hub_folder_unwritable.
+    """
+    path, endpoint = Path(models) / SETTING_NAME, source_from(source.endpoint).endpoint
+    make_folder(path.parent)
+    with telling_disk(path.parent):
+        write_json(path, {"endpoint": endpoint})
     return path

@@ -1,15 +1,17 @@
-"""Room on the disk: asked for before a download, and told of when it runs out on the way."""
+"""The disk: room asked for before a download; told of when it runs out on the way, or nothing may be written."""
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from modules.errors import UserError
+from modules.hub.catalogue import CatalogueFile, Entry
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _WINDOWS_FULL = 112  # ERROR_DISK_FULL
+_REFUSED = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 _SPARE_BYTES = 64 << 20
 
 
@@ -30,9 +32,28 @@ def check_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
+def room_bytes(entry: Entry, folder: Path, missing: Sequence[CatalogueFile], missing_bytes: int) -> int:
+    """How much has to be free for what is left to be done: a pickle is there until its safetensors file is, too.
+
+    Args:
+        folder: of the entry.
+        missing, missing_bytes: what has to be downloaded (see modules/hub/inventory.py).
+    """
+    names = {file.name for file in missing}
+    again = sum(file.size_bytes for file in missing if entry.kept_name(file.name) != file.name)
+    for pickle, target in entry.convert:
+        if pickle not in names and (folder / pickle).is_file() and not (folder / target).is_file():
+            again += (folder / pickle).stat().st_size
+    return missing_bytes + again
+
+
 @contextmanager
-def telling_full_disk(folder: Path) -> Iterator[None]:
-    """Turn the failure to write for want of space into UserError hub_disk_full, which names the folder."""
+def telling_disk(folder: Path) -> Iterator[None]:
+    """Turn the failure to write for want of space or of the right to into a UserError that names the folder.
+
+    Raises:
+        UserError: hub_disk_full, hub_folder_unwritable.
+    """
     try:
         yield
     except OSError as cause:
@@ -43,4 +64,21 @@ def telling_full_disk(folder: Path) -> Iterator[None]:
                 "is kept.",
                 folder=str(folder),
             ) from cause
+        if isinstance(cause, _REFUSED) or cause.errno == errno.EROFS:
+            raise UserError(
+                "hub_folder_unwritable",
+                "{folder} cannot be written to ({cause}). Give yourself the right to write there, or start with "
+                "--models and another folder.",
+                folder=str(folder),
+                cause=cause.strerror or cause,
+            ) from cause
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that is to be written to. Raises UserError as `telling_disk` does."""
+    with telling_disk(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as cause:  # on a drive that is not there
+            raise NotADirectoryError(cause.errno, cause.strerror) from cause

@@ -7,7 +7,7 @@ folders of their own beside it. Language model and decoder may be replaced by on
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,9 +18,12 @@ from modules.config import Preset, TextConfig, differing_keys, load, load_preset
 from modules.errors import ConfigError, UserError
 from modules.gpt.decode import Decoder
 from modules.gpt.model import SpeechGPT, load_gpt
+from modules.hub.needs import needed_models
+from modules.paths import PRETRAINED_MODELS
 from modules.speech.building import load_speech
 from modules.speech.contract import SpeechTokens
-from modules.speech.grouped import quantizer_hash
+from modules.speech.grouped import load_quantizer, quantizer_hash
+from modules.speech.grouped_tokenizer import GroupedTokenizer
 from modules.text.building import load_text
 from modules.text.encoder import Precision
 from modules.text.front import TextFrontEnd
@@ -38,7 +41,8 @@ VITS2_FILE = "vits2.safetensors"
 @dataclass(frozen=True)
 class Parts:
     """Everything that speaks, on one device and in eval mode; `files` says where each of our own came from. `gpt` is
-    None where only the decoder was asked for."""
+    None where only the decoder was asked for. `encoded_by` tells what text and speech encoder were read from, and how;
+    empty where they were not read from files."""
 
     preset: Preset
     text: TextFrontEnd
@@ -47,6 +51,7 @@ class Parts:
     vits2: VITS2
     device: torch.device
     files: dict[str, Path]
+    encoded_by: tuple = ()
 
     def hashes(self) -> dict[str, str]:
         """sha256 of every file of our own, by part."""
@@ -79,22 +84,28 @@ def load_parts(
     encoders: Path | None = None,
     text_precision: Precision = "float32",
     with_gpt: bool = True,
+    preset: Preset | None = None,
+    like: Parts | None = None,
 ) -> Parts:
     """Read a model folder.
 
     Args:
         gpt, vits2: weights to take instead of the folder's.
-        encoders: holds the folders of the published encoders; None: the folder that `folder` lies in.
+        encoders: holds the folders of the published encoders; None: the folder that `folder` lies in, or where one of
+            them is not there, the one of the program.
         text_precision: of the text encoder on a CPU, where there is one.
         with_gpt: False leaves the language model out.
+        preset: instead of the folder's own.
+        like: what was read before. Where it came from the same places it lends what reads text and the speech encoder,
+            which may be gigabytes.
 
     Raises:
         UserError: preset_not_trained, model_incomplete, weights_unreadable, weights_wrong_stage, gpt_weights_wrong,
             weights_do_not_fit, features_missing, quantizer_differs; what the loaders of the encoders raise.
     """
     folder = Path(folder)
-    encoders = encoders or folder.parent
-    preset = preset_of(folder)
+    preset = preset or preset_of(folder)
+    encoders = encoders or _encoders_for(folder, preset)
     files = _files(folder, preset)
     files |= {name: Path(own) for name, own in (("gpt", gpt), ("vits2", vits2)) if own}
     if not with_gpt:
@@ -105,9 +116,15 @@ def load_parts(
     _check_text(files["vits2"], decoder.text_config, preset.text)
     if language_model is not None:
         _check_text(files["gpt"], language_model.text_config, preset.text)
-    text = load_text(preset.text, folder, encoders, device, text_precision)
+    encoded_by = (preset.text, preset.tokenizer, folder, encoders, device, text_precision)
+    known = like if like is not None and like.encoded_by == encoded_by else None
+    text = known.text if known else load_text(preset.text, folder, encoders, device, text_precision)
     speech = _read(
-        lambda path: load_speech(preset.tokenizer, folder, encoders, device, decoder=path),
+        lambda path: (
+            _speech_like(known, path)
+            if known
+            else load_speech(preset.tokenizer, folder, encoders, device, decoder=path)
+        ),
         files["vits2"],
         files.get("s3"),
     )
@@ -119,7 +136,8 @@ def load_parts(
     _check_fit(files["vits2"], "samples per second", decoder.audio.sample_rate, preset.audio.sample_rate)
     if language_model is not None:
         _check_quantizer(files, language_model, decoder)
-    return assemble(preset, text, speech, language_model, decoder, device, files)
+    parts = assemble(preset, text, speech, language_model, decoder, device, files)
+    return replace(parts, encoded_by=encoded_by)
 
 
 def assemble(
@@ -139,6 +157,20 @@ def assemble(
             language_model.set_vectors(speech.vectors)
         speaking = Decoder(language_model)
     return Parts(preset, text, speech, speaking, decoder.to(device).eval(), device, files)
+
+
+def _encoders_for(folder: Path, preset: Preset) -> Path:
+    """Where the published encoders of a preset lie: beside its folder, or in the program's folder of models."""
+    needed = needed_models(preset)
+    beside, own = (all((place / name).is_dir() for name in needed) for place in (folder.parent, PRETRAINED_MODELS))
+    return PRETRAINED_MODELS if own and not beside else folder.parent
+
+
+def _speech_like(known: Parts, decoder: Path) -> SpeechTokens:
+    """The same speech encoder; with the quantiser of a decoder, where tokens are learned with that."""
+    if not isinstance(known.speech, GroupedTokenizer):
+        return known.speech
+    return GroupedTokenizer(known.speech.encoder, load_quantizer(decoder).to(known.device))
 
 
 def _files(folder: Path, preset: Preset) -> dict[str, Path]:

@@ -18,6 +18,7 @@ from modules.text.building import random_text
 from modules.text.encoder import Precision
 from modules.text.tokenizer import TextTokenizer
 from modules.vits2.building import build_vits2
+from modules.vits2.hifigan import HifiGanHead
 
 
 def random_parts(
@@ -39,6 +40,8 @@ def random_parts(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = build_vits2(preset, preset.text.vocab_size, posterior=False)
+        if isinstance(decoder.head, HifiGanHead):  # as `load_vits2` does for speaking
+            decoder.head.remove_weight_norm()
         speech = random_speech(preset.tokenizer, decoder.quantizer, device)
         tokenizer = TextTokenizer.load(models / "nano" / TOKENIZER_FILE)
         text = random_text(preset.text, tokenizer, device, text_precision)

@@ -86,13 +86,16 @@ class Synthesizer:
         gpt: Path | None = None,
         vits2: Path | None = None,
         text_precision: Precision = "float32",
+        encoders: Path | None = None,
+        preset: Preset | None = None,
     ) -> "Synthesizer":
-        """Read a model folder, with one's own language model or decoder if given.
+        """Read a model folder, with one's own language model or decoder if given. For the arguments see `load_parts`.
 
         Raises:
             UserError: what `load_parts` and `pick_device` raise.
         """
-        return cls(load_parts(Path(folder), pick_device(device), gpt, vits2, text_precision=text_precision))
+        more = {"encoders": encoders, "text_precision": text_precision, "preset": preset}
+        return cls(load_parts(Path(folder), pick_device(device), gpt, vits2, **more))
 
     @property
     def hashes(self) -> dict[str, str]:

@@ -318,7 +318,15 @@ def load_quantizer(path: Path) -> GroupedQuantizer:
         )
     quantizer = GroupedQuantizer(from_dict(SpeechTokenizerConfig, described, "tokenizer"))
     own = {name.removeprefix(PREFIX): t for name, t in weights.state.items() if name.startswith(PREFIX)}
-    quantizer.load_state_dict(own)
+    try:
+        quantizer.load_state_dict(own)
+    except RuntimeError as cause:
+        raise UserError(
+            "weights_unreadable",
+            "{file} is not a weight file of this program or is damaged ({cause}); choose another.",
+            file=str(path),
+            cause=str(cause).splitlines()[-1].strip(),
+        ) from cause
     return quantizer.freeze().eval()
 
 

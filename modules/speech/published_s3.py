@@ -79,7 +79,7 @@ class PublishedS3:
                     theirs=theirs,
                     name=config.encoder,
                 )
-        self.config, self.path, self.device = config, _graph_file(config.encoder, facts.file, folder), None
+        self.config, self.path, self.device = config, graph_file(config.encoder, folder), None
         self.sample_rate = WhisperLogMel.sample_rate
         self.frame_rate = float(facts.frame_rate)
         self.samples_per_token = self.sample_rate // facts.frame_rate
@@ -238,8 +238,13 @@ def _graph_errors() -> tuple[type[BaseException], ...]:
     return (*(getattr(states, name) for name in names), NotImplementedError, StopIteration, ValueError)
 
 
-def _graph_file(name: str, expected: str, folder: Path) -> Path:
-    """The graph in a folder: under its published name, or the only one that was put there by hand."""
+def graph_file(name: str, folder: Path) -> Path:
+    """The graph in a folder: under its published name, or the only one that was put there by hand.
+
+    Raises:
+        UserError: speech_encoder_missing.
+    """
+    expected = PUBLISHED[name].file
     found = sorted(Path(folder).glob("*.onnx"))
     if (Path(folder) / expected).is_file():
         return Path(folder) / expected

@@ -14,6 +14,7 @@ Shapes: B batch, S samples, F feature frames, D width of the features, C channel
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -34,7 +35,8 @@ BATCH_FRAMES = 4 * WINDOW_SECONDS * RATE_HZ
 
 
 class SelfSupervised(nn.Module):
-    """A frozen encoder, cut off above the layer that is read. Always float32, always in eval mode.
+    """A frozen encoder, cut off above the layer that is read. Always float32, on a GPU too, where convolutions would
+    otherwise run in TF32; always in eval mode.
 
     Args:
         model: `transformers` HubertModel or Wav2Vec2BertModel with that many layers and no more.
@@ -94,7 +96,7 @@ class SelfSupervised(nn.Module):
         """
         counts = [wav.shape[1]] * len(wav) if lengths is None else [min(int(n), wav.shape[1]) for n in lengths]
         out = torch.zeros(len(wav), wav.shape[1] // HOP, self.dim, device=self.device)
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False), _exact_convolutions(self.device):
             real = [(b, n) for b, n in enumerate(counts) if n >= HOP]
             inputs = {b: self._prepare(wav[b, :n].float()) for b, n in real}
             stretches = [
@@ -148,6 +150,13 @@ class SelfSupervised(nn.Module):
             sizes = torch.tensor([len(units) for units in inputs], device=batch.device)
             mask = (torch.arange(batch.shape[1], device=batch.device) < sizes[:, None]).long()
         return self.model(batch, attention_mask=mask).last_hidden_state
+
+
+def _exact_convolutions(device: torch.device) -> AbstractContextManager:
+    """Inside, cuDNN keeps all bits of float32. Matrix products keep them unless somebody asked otherwise."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)
 
 
 def _extend(wav: Tensor, samples: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Averaged weights (EMA): what is validated and saved for inference, while training goes on with the raw ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,11 +15,16 @@ class WeightAverage:
     Args:
         modules: their trainable floating parameters are averaged; buffers are not.
         decay: share of the old average kept per step; at step t it is at most (1 + t) / (10 + t).
+        left_out: beginnings of "module.parameter" that stay as they are.
     """
 
-    def __init__(self, modules: dict[str, nn.Module], decay: float):
+    def __init__(self, modules: dict[str, nn.Module], decay: float, left_out: Sequence[str] = ()):
         named = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
-        self.named = {name: p for name, p in named.items() if p.is_floating_point() and p.requires_grad}
+        self.named = {
+            name: p
+            for name, p in named.items()
+            if p.is_floating_point() and p.requires_grad and not name.startswith(tuple(left_out))
+        }
         self.decay = decay
         self.parameters = [p.detach() for p in self.named.values()]
         self.averages = [p.float().clone() for p in self.parameters]
@@ -45,7 +50,7 @@ class WeightAverage:
         return dict(zip(self.named, self.averages, strict=True))
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore; a parameter that the state lacks starts from its present value."""
+        """Restore; a parameter that the state lacks starts from its present value, what else it has is passed by."""
         for name, average, parameter in zip(self.named, self.averages, self.parameters, strict=True):
             average.copy_(state.get(name, parameter))
 

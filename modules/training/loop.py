@@ -155,7 +155,8 @@ class _Run:
         self.peaks = [float(group["lr"]) for group in self.groups]
         if self.config.ema_decay > 0:
             names = getattr(self.stage, "averaged", tuple(self.stage.modules))
-            self.ema = WeightAverage({name: self.stage.modules[name] for name in names}, self.config.ema_decay)
+            averaged = {name: self.stage.modules[name] for name in names}
+            self.ema = WeightAverage(averaged, self.config.ema_decay, getattr(self.stage, "unaveraged", ()))
         if state is None:
             seed_everything(self.config.seed)
         else:

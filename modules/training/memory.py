@@ -8,7 +8,8 @@ large one is foretold from it.
 import gc
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
@@ -19,6 +20,7 @@ from modules.data.batching import Loader, map_tensors
 from modules.errors import UserError
 from modules.runtime import restore_rng_state, rng_state
 from modules.training.stage import Stage
+from modules.training.team import Alone, Team
 
 SAMPLE_SECONDS = 0.004
 MARGIN = 0.85
@@ -81,8 +83,11 @@ def fit_batch(
     step: int = 0,
     free_bytes: int | None = None,
     bf16: bool = False,
+    team: Team | None = None,
 ) -> Fit:
-    """The largest share of the wished batch that fits.
+    """The largest share of the wished batch that fits, in every process of a team.
+
+    Each process tries by itself, as many shares as it needs, and then all of them take the smallest that was found.
 
     Args:
         stage: its modules are moved to `device`; nothing that it learned changes, nor does any random state.
@@ -90,24 +95,28 @@ def fit_batch(
         step: decides which phases are tried; the one that will have most of them is the one to give.
         free_bytes: what may be used; by default what the device has.
         bf16: whether the training computes in bfloat16.
+        team: the processes that train together, each of which calls this; None: there is one.
 
     Raises:
-        UserError: memory_too_small when the smallest share does not fit.
+        UserError: memory_too_small, in every process, when the smallest share does not fit in one.
     """
+    team = team or Alone(device)
     free = free_bytes if free_bytes is not None else _free_bytes(device)
     for module in stage.modules.values():
         module.to(device).train()
     find = _foretell if device.type != "cuda" else _try_out
     fit = find(stage, loader, device, step, free, bf16)
-    if fit is None:
+    found = team.from_all((fit.share if fit is not None else 0.0, free))
+    share, least = min(found)
+    if fit is None or share == 0:
         raise UserError(
             "memory_too_small",
             "Even a batch of {share} of the wished size does not fit into the {free} of free memory; "
             "close other programs, or choose a smaller preset.",
             share=f"{SHARES[-1]:.0%}",
-            free=_words(free),
+            free=_words(least),
         )
-    return fit
+    return replace(fit, share=share)
 
 
 def _foretell(
@@ -145,15 +154,20 @@ def _try_out(
 
 
 def _dry_run(stage: Stage, loader: Loader, device: torch.device, step: int, bf16: bool) -> None:
-    """Forward and backward through all phases of a step, and everything put back as it was."""
+    """Forward and backward through all phases of a step, and everything put back as it was.
+
+    The other processes of a team may be trying another share, or none any more: nothing here may wait for them.
+    """
+    quiet = getattr(stage, "quiet", nullcontext)
     random_state = rng_state()
     buffers = [(b, b.detach().clone()) for module in stage.modules.values() for b in module.buffers()]
     batch = map_tensors(loader.heaviest(), lambda t: t.to(device))
     try:
-        for phase in stage.phases(step):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                losses = stage.losses(phase, batch)
-            _total(stage, losses).backward()
+        with quiet():
+            for phase in stage.phases(step):
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    losses = stage.losses(phase, batch)
+                _total(stage, losses).backward()
     finally:
         with torch.no_grad():
             for buffer, value in buffers:

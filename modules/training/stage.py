@@ -37,8 +37,11 @@ class Stage(Protocol):
     """What is trained.
 
     With `accumulate` n, a phase sees its n batches one after the other before the next phase begins. A stage may
-    have `averaged`, the names of the modules that EMA covers (a discriminator needs none); by default all. It may have
-    `make_samples(folder) -> Samples`, called whenever weights are saved, averaged weights in place.
+    have `averaged`, the names of the modules that EMA covers (a discriminator needs none); by default all; and
+    `unaveraged`, beginnings of "module.parameter" that it leaves out: those are validated and saved as they are. It may
+    have `make_samples(folder) -> Samples`, called whenever weights are saved, averaged weights in place. It may have
+    `quiet()`, a context for steps that are only tried: inside, `losses` costs what it costs else, but asks no other
+    process for anything and moves nothing by itself.
     """
 
     modules: dict[str, nn.Module]

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from modules.config import field
+from modules.config import GPTConfig, field
 
 GIB = 1 << 30
 FINE_TUNING = {
@@ -145,3 +145,14 @@ def _growth(machine: Machine, speech: Speech) -> float:
 
 def _between(value: int, low: int, high: int) -> int:
     return int(min(max(value, low), high))
+
+
+def usual_learning_rate(config: GPTConfig) -> float:
+    """Peak rate of a language model's training from nothing, or from published text weights.
+
+    Small models take large steps; from a few hundred numbers of width on the rate falls with the width. What starts
+    from finished weights would lose them at such rates within a hundred steps.
+    """
+    if config.backbone != "fresh":
+        return 1e-4
+    return 3e-3 if config.hidden <= 256 else round(5e-4 * 768 / config.hidden, 6)

@@ -15,6 +15,7 @@ from torch import Tensor
 from modules.config import AudioConfig, SpeechTokenizerConfig, TextConfig
 from modules.data.batching import map_tensors, pad_stack
 from modules.data.columns import Rows
+from modules.data.fit import check_text_features
 from modules.errors import UserError
 from modules.speech.grouped import PROSODY_STREAM, stream_sizes
 from modules.speech.prosody import F0_FRAME_RATE_HZ, encode_prosody, median_f0
@@ -105,7 +106,7 @@ class DecoderDataset:
         self.features_per_token = self.learned.grouped.feature_rate // self.learned.frame_rate if self.learned else 0
         self.text_dim = text.feature_dim if text is not None and text.features != "embedding" else 0
         if self.text_dim:
-            _check_text_features(self.stores, self.text_dim)
+            check_text_features(self.stores, self.text_dim)
         self._columns = ("audio", "f0", "text_ids", *(("ssl",) if self.learned else ("codes", "codebooks")))
         self._columns += ("text_features",) if self.text_dim else ()
         self.rows: list[tuple[int, int]] = []
@@ -320,24 +321,6 @@ def _has_codes(store: Rows, streams: int) -> bool:
     if not {"codes", "codebooks"} <= set(store.columns):
         return False
     return not streams or store.row(0, ("codebooks",))["codebooks"] == streams
-
-
-def _check_text_features(stores: Sequence[Rows], dim: int) -> None:
-    """Every store must hold, for each text unit, `dim` features."""
-    for store in stores:
-        if not len(store):
-            continue
-        if "text_features" in store.columns:
-            row = store.row(0, ("text_ids", "text_features"))
-            if len(row["text_features"]) == len(row["text_ids"]) * dim:
-                continue
-        raise UserError(
-            "no_text_features",
-            "The feature store {store} holds no text features of width {width}, which this preset's decoder reads; "
-            "extract it with this preset, or choose one with text.features = embedding.",
-            store=store.folder,
-            width=dim,
-        )
 
 
 def _to_float(pcm: np.ndarray) -> np.ndarray:

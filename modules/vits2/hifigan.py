@@ -1,4 +1,4 @@
-"""HiFi-GAN head (Kong et al., 2020) with a harmonic-plus-noise source (after Wang et al., 2019), for `base`.
+"""HiFi-GAN head (Kong et al., 2020) with a harmonic-plus-noise source (after Wang et al., 2019).
 
 Shapes: B batch, D latent channels, T decoder frames, S = T * product of the strides samples.
 """

@@ -3,7 +3,9 @@
 Shapes: B batch, S samples.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +17,7 @@ from modules.audio.pitch import track_f0
 from modules.checkpoint import Lineage, load_weights, save_weights
 from modules.config import field, to_dict
 from modules.speech.grouped import PREFIX as QUANTIZER_PREFIX
-from modules.speech.grouped import PROSODY_STREAM, perplexity
+from modules.speech.grouped import PROSODY_STREAM, GroupedQuantizer, perplexity
 from modules.speech.prosody import decode_prosody
 from modules.training.stage import Samples
 from modules.vits2.dataset import DecoderBatch
@@ -71,6 +73,9 @@ class VITS2Stage:
     """
 
     averaged = ("vits2",)
+    # Codebooks follow what the projection gives now: an averaged projection before them would give other codes than
+    # those that the decoder has heard.
+    unaveraged = (f"vits2.{QUANTIZER_PREFIX}",)
 
     def __init__(
         self,
@@ -117,6 +122,22 @@ class VITS2Stage:
         # At full weight from the start the posterior would give up before the generator has learned to use z.
         self.weights["kl"] = self.config.kl_weight * min(1.0, (step + 1) / max(1, self.config.kl_ramp_steps))
         return ("discriminator", "generator") if self._adversarial else ("generator",)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Inside, codes are looked up, or drawn where there are none yet: learning them is done by all processes
+        together."""
+        quantizer = self.model.quantizer
+        if quantizer is None or quantizer.frozen:
+            yield
+            return
+        quantizer.forward = functools.partial(_looked_up, quantizer)  # shadows the class's own until it is deleted
+        quantizer.inner.eval()  # in train mode even a search draws a number, for all processes
+        try:
+            yield
+        finally:
+            del quantizer.forward
+            quantizer.train(quantizer.training)
 
     def losses(self, phase: str, batch: DecoderBatch) -> dict[str, Tensor]:
         """Named losses of a batch in one of the phases."""
@@ -275,6 +296,23 @@ def warm_start(model: VITS2, *paths: Path) -> tuple[list[str], list[str]]:
     tokens = {name for name in own if name.startswith(QUANTIZER_PREFIX)}
     model.tokens_given |= bool(tokens) and not tokens & {*missing, *differing}
     return missing, differing
+
+
+def _looked_up(quantizer: GroupedQuantizer, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a quantiser's `forward` gives in training, with gradients, of codes that do not move."""
+    tokens = mask.shape[1]
+    with torch.autocast(x.device.type, enabled=False):
+        frames = quantizer.norm(x[:, : tokens * quantizer.stride].float()).unflatten(1, (tokens, -1))
+        hidden = quantizer.project(frames.flatten(2))
+        if quantizer.ready:
+            ids = quantizer.encode(x)[:, :tokens]
+        else:
+            sizes = torch.tensor(quantizer.codebook_sizes, device=x.device)
+            ids = (torch.rand(*mask.shape, len(sizes), device=x.device) * sizes).long()
+        vectors = quantizer.vectors(ids)
+        vectors = vectors + (hidden - hidden.detach())  # straight through, as codes are learned
+        commitment = (hidden - vectors.detach()).square().mean()
+    return vectors * mask.unsqueeze(-1), ids * mask.unsqueeze(-1), commitment
 
 
 def _is_fixed(model: VITS2, config: VITS2TrainConfig) -> bool:

@@ -218,3 +218,29 @@ def test_many_lines_open_quickly_and_make_few_files(tmp_path: Path) -> None:
     started = time.process_time()
     assert all(store.row(int(row), ("codes", "speaker", "text_ids"))["codes"][0] == row % 100 for row in rows)
     assert time.process_time() - started < 0.001 * len(rows)
+
+
+def test_a_step_whose_encoder_nobody_can_tell_is_not_run(tmp_path: Path) -> None:
+    fill(tmp_path, [line(0)])
+    with pytest.raises(UserError, match="speech") as caught:
+        LineWriter(tmp_path, HASHES | {"speech": None}, ("text", "speech"))
+    assert caught.value.code == "encoder_unknown"
+    kept = LineWriter(tmp_path, HASHES | {"speech": None, "audio": None}, ("text",))
+    assert kept.hashes["speech"] == kept.hashes["audio"] == HASHES["speech"]
+
+
+def test_what_made_the_features_is_told_and_kept(tmp_path: Path) -> None:
+    first = {"text": {"tokenizer": "bpe"}, "speech": {"encoder": "own"}}
+    second = {"text": {"tokenizer": "xlm-r"}, "speech": {"encoder": "other"}}
+    fill(tmp_path, [line(0)])
+    assert LineStore(tmp_path).described == {} and LineStore(tmp_path).made["text"] == HASHES["text"]
+    for steps, told, expected in (
+        (STEPS, first, first),
+        (("text",), second, {"text": second["text"], "speech": first["speech"]}),
+    ):
+        with LineWriter(tmp_path, HASHES, steps, described=told) as writer:
+            writer.write_lines([line(0)])
+        assert LineStore(tmp_path).described == expected
+    with LineWriter(tmp_path, HASHES | {"speech": "another"}, ("text",), described=second) as writer:
+        writer.write_lines([line(0)])
+    assert LineStore(tmp_path).described == second, "it is of these features no more"

@@ -1,5 +1,6 @@
 """Checks of models: missing, damaged and whole ones, and a hub that cannot be reached."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from modules.config import load_preset
 from modules.doctor.encoders import check_encoders
 from modules.doctor.hub import check_hub
-from modules.doctor.presets import check_hashes, check_presets, check_weight_files
+from modules.doctor.presets import check_hashes, check_presets, check_weight_files, trained_weights
+from modules.hub.locking import alone_in
 from modules.hub.source import HubSource, save_source
 from tests.webui.models_helpers import SPEECH, TEXT, entries, place
 
@@ -50,6 +52,31 @@ def test_content_is_compared_with_its_hashes(tmp_path: Path) -> None:
     text, speech = check_hashes(load_preset("base"), tmp_path, entries())
     assert text.state == "ok" and "catalogue" in text.told
     assert speech.state == "problem" and "tools.download mhubert-147" in speech.remedy
+
+
+def test_a_download_that_goes_on_is_waited_for(tmp_path: Path) -> None:
+    place(tmp_path, "bge-m3", TEXT)
+    with alone_in(tmp_path / "bge-m3", "bge-m3"):
+        (finding,) = check_hashes(load_preset("base"), tmp_path, entries())
+    assert finding.state == "warning" and "another process" in finding.told
+
+
+def test_weights_that_were_trained_here_are_seen(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    place(tmp_path, "bge-m3", TEXT)
+    place(tmp_path, "mhubert-147", SPEECH)
+    for part in ("gpt", "vits2"):
+        (tmp_path / part).mkdir()
+        save_file({"x": torch.zeros(1)}, tmp_path / part / "a.safetensors", {"lineage": json.dumps({"preset": "base"})})
+        (tmp_path / part / "b.safetensors").write_bytes(b"no weights")
+        trained = trained_weights(tmp_path / "gpt", tmp_path / "vits2")
+        (finding,) = check_presets(["base"], tmp_path, "base", entries(), trained)
+        both = part == "vits2"
+        assert (finding.state, "both are needed" in finding.told) == (("ok", False) if both else ("warning", True))
+    assert trained == {"base": (1, 1)} and "trained here: 1 GPT and 1 VITS2" in finding.told
+    assert "Train" not in finding.remedy
 
 
 def test_a_damaged_weight_file_is_named(tmp_path: Path) -> None:

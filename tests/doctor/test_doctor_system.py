@@ -32,7 +32,7 @@ def test_half_a_check_is_a_problem_too() -> None:
         yield Finding("half", "ok", "so far")
         raise OSError("gone")
 
-    assert [finding.state for finding in examine([Look("half", half)])] == ["problem"]
+    assert [finding.state for finding in examine([Look("half", half)])] == ["ok", "problem"]
 
 
 def test_python() -> None:
@@ -65,6 +65,21 @@ def test_packages_are_measured_by_both_lists(wanted: tuple[Path, Path]) -> None:
     assert "torch 2.10.0 (tested: 2.11.0)" in others[0][1]
     assert states(torch="3.0", numpy="2.1.0")[0] == ("problem", "Of a version that does not fit: torch 3.0.")
     assert states(torch="odd", numpy="2.1.0")[0][0] == "problem"
+
+
+def test_onnxruntime_for_a_gpu_will_do_too(tmp_path: Path) -> None:
+    (tmp_path / "wanted.txt").write_text("onnxruntime>=1.20,<2\n", encoding="utf-8")
+    (tmp_path / "pins.txt").write_text("onnxruntime==1.31.1\n", encoding="utf-8")
+
+    def states(version: str) -> set[str]:
+        def version_of(name: str) -> str:
+            if name != "onnxruntime-gpu":
+                raise importlib.metadata.PackageNotFoundError(name)
+            return version
+
+        return {found.state for found in check_packages(tmp_path / "wanted.txt", tmp_path / "pins.txt", version_of)}
+
+    assert states("1.31.1") == {"ok"} and states("1.30.0") == {"warning"} and "problem" in states("1.2")
 
 
 def test_memory_and_sizes() -> None:

@@ -166,3 +166,19 @@ def test_the_usual_length_of_each_unit_is_found(tmp_path):
     found = measure_unit_frames(dataset, 5, strength=0.01)
     np.testing.assert_allclose(found[1:4], truth[1:4], atol=0.05)
     assert found[4] == pytest.approx(dataset.frames_per_unit, rel=1e-3)  # never seen: the mean
+
+
+def test_a_large_vocabulary_costs_what_occurs_of_it(store_folder, monkeypatch):
+    dataset = PromptDataset([store_folder], "train", MixOptions())
+    small = measure_unit_frames(dataset, 64)
+    large = measure_unit_frames(dataset, 250_002)  # a table of all pairs would be 500 GB
+    np.testing.assert_allclose(large[:64], small, rtol=1e-5)
+    np.testing.assert_allclose(large[64:], dataset.frames_per_unit, rtol=1e-5)
+    counts = np.stack([np.bincount(dataset.text_ids(i), minlength=64) for i in range(len(dataset))]).astype(float)
+    over = dataset.frames - dataset.frames_per_unit * counts.sum(1)
+    whole = dataset.frames_per_unit + np.linalg.solve(20 * np.eye(64) + counts.T @ counts, counts.T @ over)
+    np.testing.assert_allclose(small, np.maximum(whole, 0.2), rtol=1e-4)
+    monkeypatch.setattr("modules.gpt.dataset.MOST_UNITS", 4)
+    common = np.argsort(-counts.sum(0), kind="stable")[:4]
+    few = measure_unit_frames(dataset, 64)
+    assert set(np.flatnonzero(np.abs(few - dataset.frames_per_unit) > 1e-4)) <= set(common.tolist())

@@ -63,5 +63,7 @@ def test_a_page_and_a_way_without_encryption_are_refused() -> None:
     with pytest.raises(UserError, match="without encryption"):
         refuse_other_answers(response(url="http://a.org/f", before=response(302)), "x/y", "f")
     refuse_other_answers(response(url="http://a.org/f", before=response(302, "http://b.org/f")), "x/y", "f")
+    with pytest.raises(UserError, match="another encoding"):
+        refuse_other_answers(response(206, content_encoding="gzip"), "x/y", "f")
     with pytest.raises(BusyError):
         refuse_other_answers(response(503), "x/y", "f")

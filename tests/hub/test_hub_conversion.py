@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from modules.errors import Stopped, UserError
 from modules.hub.catalogue import Entry
 from modules.hub.converting import convert_pickle
-from modules.hub.downloading import download
+from modules.hub.downloading import _remove, download
 from modules.hub.inventory import state_of
+from modules.hub.judging import verify
 from modules.hub.notes import read_notes
 from modules.hub.source import HubSource
 from tests.hub.hub_server import Hub, entry_of, pickled, running
@@ -215,3 +216,28 @@ def test_an_unfinished_conversion_is_done_again(
     assert download(entry, tmp_path, NOWHERE).converted == ("model.safetensors",)
     assert not (folder / "pytorch_model.bin").exists()
     assert read_notes(folder)["model.safetensors"].checked == "pinned"
+
+
+def test_a_pickle_that_is_in_use_goes_with_the_next_run(
+    published: tuple[dict[str, bytes], torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, folder = entry_of(published[0], **CONVERT), tmp_path / "tiny"
+    folder.mkdir()
+    for name, content in published[0].items():
+        (folder / name).write_bytes(content)
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "in use")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("modules.hub.downloading._remove", lambda path: None)
+        assert download(entry, tmp_path, NOWHERE).converted == ("model.safetensors",)
+    assert (folder / "pytorch_model.bin").exists() and state_of(entry, tmp_path).state == "present"
+    assert [check.name for check in verify(entry, tmp_path)] == ["config.json", "model.safetensors"]
+    (folder / "model.safetensors.tmp").write_bytes(b"half")  # of a process that was ended
+    assert download(entry, tmp_path, NOWHERE).converted == ()
+    assert sorted(path.name for path in folder.glob("*model*")) == ["model.safetensors"]
+    with monkeypatch.context() as patch:
+        patch.setattr("modules.hub.downloading.Path.unlink", refuse)
+        _remove(folder / "model.safetensors")
+    assert state_of(entry, tmp_path).state == "present"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ from modules.hub.catalogue import Entry
 from modules.hub.downloading import DownloadReport, download
 from modules.hub.inventory import state_of
 from modules.hub.judging import verify
-from modules.hub.notes import read_notes
-from modules.hub.source import HubSource
+from modules.hub.locking import alone_in
+from modules.hub.notes import read_notes, write_note
+from modules.hub.source import HubSource, save_source
 from tests.hub.hub_server import COMMIT, Hub, entry_of, running
 
 LARGE = b"\x08" + bytes(range(256)) * 400
@@ -38,6 +40,12 @@ def refused(entry: Entry, models: Path, hub: Hub, **more: object) -> UserError:
     with pytest.raises(UserError) as caught:
         get(entry, models, hub, **more)
     return caught.value
+
+
+def put(path: Path, content: bytes) -> None:
+    """A file that somebody puts there a while later."""
+    path.write_bytes(content)
+    os.utime(path, (time.time() + 5, time.time() + 5))
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -181,7 +189,7 @@ def test_without_a_network_the_answer_comes_within_three_seconds(
 def test_the_networks_switch_off_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("modules.hub.reaching.can_connect", lambda *args: True)
-    with pytest.raises(UserError, match="cannot be reached"):
+    with pytest.raises(UserError, match="cannot be reached from here .HF_HUB_OFFLINE is set"):
         download(entry_of(FILES), tmp_path, HubSource("https://example.org"))
 
 
@@ -281,15 +289,97 @@ def test_a_check_finds_what_changed_since(pinned: bool, hub: Hub, tmp_path: Path
     assert content(tmp_path) == FILES and state_of(entry, tmp_path).state == "present"
 
 
-def test_a_repaired_file_is_good_again(hub: Hub, tmp_path: Path) -> None:
-    entry = entry_of(FILES)
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("bad", [b"\x08" + LARGE[:-1], LARGE[:9000], LARGE + b"?", b"<html>"])
+def test_a_repaired_file_is_good_again(bad: bytes, known: bool, hub: Hub, tmp_path: Path) -> None:
+    """Whether it was downloaded before, or a wrong one is the first that was ever seen."""
+    entry, path = entry_of(FILES), tmp_path / "tiny" / "speech.onnx"
     get(entry, tmp_path, hub)
-    path = tmp_path / "tiny" / "speech.onnx"
-    path.write_bytes(b"\x08" + LARGE[:-1])
-    verify(entry, tmp_path)
-    path.write_bytes(LARGE)
-    assert download(entry, tmp_path, HubSource("http://127.0.0.1:9")).taken == ("speech.onnx",)
+    if not known:
+        (tmp_path / "tiny" / "download.json").unlink()
+    path.write_bytes(bad)
+    assert [check.name for check in verify(entry, tmp_path) if check.problem] == ["speech.onnx"]
+    assert state_of(entry, tmp_path).state == "damaged"
+    put(path, LARGE)
+    state = state_of(entry, tmp_path)
+    assert (state.state, state.checked) == ("present", "nothing")  # another file, which nobody has judged
+    assert "speech.onnx" in download(entry, tmp_path, HubSource("http://127.0.0.1:9")).taken
+    assert not any(check.problem for check in verify(entry, tmp_path))
+    assert (state_of(entry, tmp_path).state, state_of(entry, tmp_path).checked) == ("present", "pinned")
+
+
+def test_a_note_with_a_wrong_size_is_mended(hub: Hub, tmp_path: Path) -> None:
+    entry, folder = entry_of(FILES), tmp_path / "tiny"
+    get(entry, tmp_path, hub)
+    note = read_notes(folder)["speech.onnx"]
+    write_note(folder, "speech.onnx", dataclasses.replace(note, size_bytes=4))
     assert state_of(entry, tmp_path).state == "present"
+    verify(entry, tmp_path)
+    assert read_notes(folder)["speech.onnx"] == note
+
+
+@pytest.mark.parametrize("first", [LARGE[:5000], b"\x08" + LARGE])
+def test_a_file_that_no_hash_is_known_of_is_measured_as_it_is_now(first: bytes, tmp_path: Path) -> None:
+    """The first one that was seen may have been one that was still being copied."""
+    entry, path = entry_of({"speech.onnx": LARGE}, pinned=False), tmp_path / "tiny" / "speech.onnx"
+    path.parent.mkdir()
+    path.write_bytes(first)
+    assert not any(check.problem for check in verify(entry, tmp_path))
+    put(path, LARGE)
+    assert (state_of(entry, tmp_path).state, state_of(entry, tmp_path).checked) == ("present", "nothing")
+    assert download(entry, tmp_path, HubSource("http://127.0.0.1:9")).taken == ("speech.onnx",)
+    assert read_notes(path.parent)["speech.onnx"].size_bytes == len(LARGE)
+    assert state_of(entry, tmp_path).checked == "format"
+
+
+@pytest.mark.parametrize("blocked", ["models", "models/tiny"])
+def test_a_file_in_the_place_of_a_folder_is_told(blocked: str, hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / blocked).parent.mkdir(exist_ok=True)
+    (tmp_path / blocked).write_text("")
+    error = refused(entry_of(FILES), tmp_path / "models", hub)
+    assert error.code == "hub_folder_unwritable" and str(tmp_path / "models" / "tiny") in str(error)
+    assert verify(entry_of(FILES), tmp_path / "models") == [] and hub.asked == []
+
+
+@pytest.mark.parametrize(
+    "place", ["hub.space.Path.mkdir", "hub.fetching.os.replace", "hub.notes.write_json", "hub.fetching._write"]
+)
+def test_a_folder_that_may_not_be_written_to_is_told(
+    place: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **named: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(f"modules.{place}", refuse)
+    error = refused(entry_of(FILES), tmp_path, hub)
+    assert error.code == "hub_folder_unwritable" and "Permission denied" in str(error)
+
+
+def test_a_drive_that_is_not_there_is_told(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **named: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("modules.hub.space.Path.mkdir", refuse)
+    assert refused(entry_of(FILES), tmp_path, hub).code == "hub_folder_unwritable"
+    with pytest.raises(UserError, match="No such file"):
+        save_source(tmp_path, HubSource())
+
+
+def test_a_file_in_use_is_told_where_that_happens(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("modules.hub.fetching.os.replace", refuse)
+    monkeypatch.setattr("modules.hub.fetching.sys.platform", "win32")
+    assert refused(entry_of(FILES), tmp_path, hub).code == "hub_file_in_use"
+
+
+def test_a_check_and_a_download_do_not_meet(hub: Hub, tmp_path: Path) -> None:
+    get(entry_of(FILES), tmp_path, hub)
+    with alone_in(tmp_path / "tiny", "tiny"), pytest.raises(UserError) as caught:
+        verify(entry_of(FILES), tmp_path)
+    assert caught.value.code == "model_downloading"
+    assert not any(check.problem for check in verify(entry_of(FILES), tmp_path))
 
 
 def test_modelscope_is_asked_by_its_own_paths(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,3 +75,15 @@ def test_a_failing_library_is_told_with_the_place_for_files(endpoints: list[obje
     with pytest.raises(UserError, match="nothing here") as caught:
         snapshots.download_snapshot("a/b", ["x"], tmp_path)
     assert str(tmp_path) in str(caught.value)
+
+
+def test_what_the_hubs_library_fails_with_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import errors
+
+    def snapshot(repository: str, **more: object) -> str:
+        raise errors.HTTPError("cut")  # of the library beneath it, and no OSError
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    with pytest.raises(UserError) as caught:
+        snapshots.download_snapshot("a/b", ["*"], tmp_path)
+    assert caught.value.code == "hub_download"

@@ -11,6 +11,7 @@ from torch.nn import functional
 from modules.checkpoint import file_hash
 from modules.config import SpeechTokenizerConfig
 from modules.errors import UserError
+from modules.speech import self_supervised
 from modules.speech.building import load_features
 from modules.speech.encoder_files import load_encoder
 from modules.speech.self_supervised import SelfSupervised
@@ -201,3 +202,13 @@ def test_an_encoder_of_other_sizes_is_refused(changes: dict, word: str, tmp_path
     with pytest.raises(UserError, match=word) as caught:
         load_encoder(replace(encoder_config("mhubert-147"), **changes), tmp_path)
     assert caught.value.code == "speech_encoder_differs"
+
+
+def test_convolutions_on_a_gpu_keep_all_bits() -> None:
+    """What is set for the while holds for the whole process, so it must come and go."""
+    before = torch.backends.cudnn.allow_tf32
+    with self_supervised._exact_convolutions(torch.device("cuda")):
+        assert torch.backends.cudnn.enabled and not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
+    with self_supervised._exact_convolutions(torch.device("cpu")):
+        assert torch.backends.cudnn.allow_tf32 == before

@@ -1,11 +1,13 @@
 """The doctor as a command: its status, its words and its JSON, on a healthy and on a broken installation."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from modules.paths import PROJECT_ROOT
 from tests.tiny import build_tiny_model_folder
@@ -53,6 +55,24 @@ def test_a_damaged_weight_file_is_a_problem(models: Path, tmp_path: Path, capsys
     bad = {row["name"]: row for row in report["findings"] if row["state"] == "problem"}
     assert report["state"] == "problem" and {"File gpt.safetensors", "Preset nano speaks"} <= set(bad)
     assert all(row["remedy"] for row in bad.values())
+
+
+def test_a_preset_that_cannot_speak_is_not_told_to_be_restored(models: Path, tmp_path: Path) -> None:
+    """Only nano comes from the repository; a device that is not there is no matter of files at all."""
+    (tmp_path / "base").mkdir()
+    assert doctor._speak(tmp_path / "base", "cpu", "Train it.").remedy == "Train it."
+    absent = "mps" if not torch.backends.mps.is_available() else "cuda"
+    finding = doctor._speak(models / "nano", absent, doctor.RESTORE)
+    assert finding.state == "problem" and finding.remedy == doctor.OTHER_DEVICE
+
+
+def test_a_console_that_does_not_know_a_letter_is_no_problem(models: Path) -> None:
+    code = "import sys; from tools.doctor import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags(models, "--preset", "\u58f0")],
+        cwd=PROJECT_ROOT, capture_output=True, timeout=120, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert b"There is no preset \\u58f0" in done.stdout and b"Traceback" not in done.stderr
 
 
 def test_an_unknown_preset_is_told(models: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,7 +97,7 @@ def test_the_list_tells_state_size_licence_and_whose_word_a_hash_is(
     assert run("bge-m3") == 0
     capsys.readouterr()
     assert run("--list") == 0
-    first, second = capsys.readouterr().out.split("mhubert-147")
+    first, second = capsys.readouterr().out.split("mhubert-147", 1)
     assert "present (hashes of the catalogue)" in first and "MIT" in first and "by the hub's word" not in first
     assert (
         "missing" in second and "not for commercial use" in second and "hash by the hub's word: config.json" in second
@@ -109,6 +109,42 @@ def test_the_list_tells_state_size_licence_and_whose_word_a_hash_is(
         ("mhubert-147", "missing", "CC-BY-NC-SA-4.0"),
     ]
     assert rows[1]["missing_bytes"] == catalogue["mhubert-147"].total_bytes
+
+
+def test_the_list_names_what_to_fetch_by_hand(
+    run: Run, catalogue: dict[str, Entry], hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models" / "bge-m3").mkdir(parents=True)
+    (tmp_path / "models" / "bge-m3" / "config.json").write_bytes(FILES["config.json"])
+    assert run("--list", "bge-m3") == 0
+    said = capsys.readouterr().out
+    assert f"missing in {tmp_path / 'models' / 'bge-m3'}:" in said
+    assert f"speech.onnx (1 MB) {hub.endpoint}/people/model/resolve/" in said and "config.json (" not in said
+
+
+def test_a_broken_setting_hinders_only_downloads(
+    catalogue: dict[str, Entry], hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models, flags = tmp_path / "models", ["--models", str(tmp_path / "models")]
+    (models / "bge-m3").mkdir(parents=True)
+    (models / "hub.json").write_text("{", encoding="utf-8")
+    assert tool.main(["--list", *flags]) == 0 and tool.main(["bge-m3", *flags]) == 2
+    assert "hub.json cannot be read" in capsys.readouterr().err
+    for name, content in FILES.items():
+        (models / "bge-m3" / name).write_bytes(content)
+    assert tool.main(["bge-m3", "--verify", *flags]) == 0 and tool.main(["bge-m3", *flags]) == 0
+    assert hub.asked == []
+
+
+def test_a_check_tells_what_waits_to_be_converted(
+    run: Run, catalogue: dict[str, Entry], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalogue["bge-m3"] = entry_of({"a.bin": b"\x80ab"}, name="bge-m3", convert=(("a.bin", "a.safetensors"),))
+    (tmp_path / "models" / "bge-m3").mkdir(parents=True)
+    (tmp_path / "models" / "bge-m3" / "a.bin").write_bytes(b"\x80ab")
+    assert run("bge-m3", "--verify") == 0
+    said = capsys.readouterr().out
+    assert "a.bin: good" in said and "waits to be converted: a.bin; python -m tools.download bge-m3" in said
 
 
 def test_the_real_catalogue_can_be_listed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,11 @@ TOKENIZER = SpeechTokenizerConfig(
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shared encoders, a preset that names them, and recordings."""
-    root = tmp_path_factory.mktemp("learned")
+    return lay_out(tmp_path_factory.mktemp("learned"))
+
+
+def lay_out(root: Path) -> Path:
+    """The same in a folder."""
     torch.manual_seed(0)
     vocab = write_bge_m3(root / "models" / "bge-m3")
     save_encoder(root / "models" / "mhubert-147", "mhubert-147")

@@ -26,6 +26,25 @@ def test_ema_swap_round_trip():
     assert list(average.state_dict()) == ["m.weight"]
 
 
+def test_what_is_left_out_of_the_average_is_saved_as_it_is(tmp_path):
+    stages = {}
+    for left_out in ((), ("model.0.",)):
+        stage = stages[left_out] = Regression()
+        stage.unaveraged = left_out
+        folder = tmp_path / str(len(left_out))
+        result = train(stage, make_loader(), settings(max_steps=4), folder, resume=False, device=CPU)
+        saved, state = load_weights(result.weights[0]).state, load_training_state(folder / "checkpoint.safetensors")
+        assert torch.equal(saved["0.weight"], state["modules"]["model"]["0.weight"]) == bool(left_out)
+        assert not torch.equal(saved["3.weight"], state["modules"]["model"]["3.weight"])
+        assert ("model.0.weight" in state["ema"]) == (not left_out)
+    # A checkpoint from before something was left out has an average of it, which nobody asks for any more.
+    resumed = Regression()
+    resumed.unaveraged = ("model.0.",)
+    result = train(resumed, make_loader(), settings(max_steps=6), tmp_path / "0", resume=True, device=CPU)
+    saved = load_weights(result.weights[0]).state
+    assert result.step == 6 and torch.equal(saved["0.weight"], resumed.model[0].weight)
+
+
 def test_ema_is_the_average_and_warms_up():
     model = nn.Linear(1, 1, bias=False)
     average = WeightAverage({"m": model}, 0.3)

@@ -1,6 +1,7 @@
 """A batch is made smaller until it fits, and trying it changes nothing."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from modules.data.batching import LengthBuckets, Loader, pad_stack
 from modules.errors import UserError
 from modules.runtime import rng_state
 from modules.training.memory import SHARES, PeakMemory, fit_batch
+from modules.training.team import Alone
 from tests.training.toys import CPU, Adversarial, Regression, Tones, make_loader, same
 
 GIB = 1 << 30
@@ -63,3 +65,46 @@ def test_trying_changes_nothing(stage) -> None:
     for name, module in tried.modules.items():
         assert same(module.state_dict(), modules[name])
         assert all(p.grad is None for p in module.parameters())
+
+
+class Others(Alone):
+    """A team of which only this process is here; the others have found what they are told to have found."""
+
+    def __init__(self, *shares: float):
+        super().__init__(CPU)
+        self.shares, self.asked = shares, 0
+
+    def from_all(self, value):
+        self.asked += 1
+        return [value, *((share, GIB) for share in self.shares)]
+
+
+def test_a_team_takes_what_fits_everywhere_and_meets_once() -> None:
+    for shares, expected in (((1.0,), 1.0), ((0.5, 0.75), 0.5)):
+        team = Others(*shares)
+        assert fit_batch(Hungry(), lambda s: loader_of(s), CPU, team=team).share == expected
+        assert team.asked == 1
+    # Whoever finds nothing says so too, before anybody gives up; and all of them give up.
+    for free_bytes, shares in ((1 << 20, (1.0,)), (8 * GIB, (0.0,))):
+        team = Others(*shares)
+        with pytest.raises(UserError) as caught:
+            fit_batch(Hungry(), lambda s: loader_of(32 * s), CPU, free_bytes=free_bytes, team=team)
+        assert caught.value.code == "memory_too_small" and team.asked == 1
+
+
+def test_a_stage_is_quiet_while_it_is_tried() -> None:
+    class Talkative(Regression):
+        calm = False
+
+        @contextmanager
+        def quiet(self):
+            self.calm = True
+            yield
+            self.calm = False
+
+        def losses(self, phase, batch):
+            assert self.calm
+            return super().losses(phase, batch)
+
+    stage = Talkative()
+    assert fit_batch(stage, lambda share: make_loader(), CPU).share == 1.0 and stage.calls and not stage.calm

@@ -1,15 +1,19 @@
 """The decoder with tokens of form "grouped": codebooks learned with it, saved with it, and fixed afterwards."""
 
+import itertools
+import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
-from modules.checkpoint import Lineage
-from modules.config import AudioConfig, GPTConfig, GroupedConfig, SpeechTokenizerConfig, TextConfig
+from modules.checkpoint import Lineage, load_training_state, load_weights
+from modules.config import AudioConfig, GPTConfig, GroupedConfig, SpeechTokenizerConfig, TextConfig, to_dict
 from modules.data.batching import Loader
 from modules.data.store import FeatureStore, StoreWriter
 from modules.errors import UserError
@@ -23,6 +27,7 @@ from modules.vits2.dataset import BalancedSampler, DecoderDataset
 from modules.vits2.model import VITS2, load_vits2, save_vits2
 from modules.vits2.train import VITS2Stage, VITS2TrainConfig, warm_start
 from tests.tiny import tiny_preset
+from tools import train_vits2
 
 TOKENIZER = SpeechTokenizerConfig(
     form="grouped",
@@ -163,6 +168,85 @@ def test_trying_the_batch_against_the_memory_is_no_first_batch(dataset: DecoderD
     assert fit_batch(stage, lambda share: _loader(dataset), torch.device("cpu")).share == 1.0
     assert not stage.model.quantizer.ready
     assert all(torch.equal(before[name], tensor) for name, tensor in stage.model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["vq", "fsq"])
+def test_trying_the_batch_asks_no_other_process(dataset: DecoderDataset, monkeypatch: pytest.MonkeyPatch, method: str):
+    """Each process tries shares of its own: one that waited for another would wait for ever."""
+    calls = []
+    for name in ("all_reduce", "all_gather", "broadcast"):
+        monkeypatch.setattr(dist, name, lambda *a, _name=name, **k: calls.append(_name))
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda *a: 2)
+    sizes = replace(TOKENIZER.grouped, method=method, levels=(4, 4))
+    preset = replace(PRESET, tokenizer=replace(TOKENIZER, grouped=sizes))
+    stage = _stage(dataset, build_vits2(preset, 40), adversarial_from=0)
+    quantizer = stage.model.quantizer
+    assert quantizer.together
+    for seeded in (False, True):
+        if seeded:
+            quantizer.randomise_()
+        before = {name: tensor.clone() for name, tensor in stage.model.state_dict().items()}
+        assert fit_batch(stage, lambda share: _loader(dataset), torch.device("cpu")).share == 1.0
+        assert calls == [] and "forward" not in vars(quantizer)
+        assert all(torch.equal(before[name], tensor) for name, tensor in stage.model.state_dict().items())
+    with stage.quiet():
+        stage.phases(0)
+        losses = stage.losses("generator", _batch(dataset))
+    assert losses["commitment"] > 0
+    sum(loss for name, loss in losses.items() if not name.startswith("_")).backward()
+    assert quantizer.project.weight.grad.any()
+    assert calls == []
+    # A real step does ask; with nobody there to answer, it may fail on what it hears.
+    with suppress(Exception):
+        stage.losses("generator", _batch(dataset))
+    assert calls
+
+
+def test_saved_tokens_are_those_that_were_learned(dataset: DecoderDataset, tmp_path: Path):
+    """An averaged projection before codebooks of now would give other ids than the prior was trained with."""
+
+    def run(folder: str, steps: int) -> VITS2Stage:
+        torch.manual_seed(0)
+        stage, asked = _stage(dataset, learning_rate=1e-2), itertools.count()
+        train(
+            stage, _loader(dataset), LoopConfig(max_steps=3, ema_decay=0.9), tmp_path / folder, resume=True,
+            device=torch.device("cpu"), should_stop=lambda: next(asked) >= steps,
+        )  # fmt: skip
+        return stage
+
+    whole, _, _ = run("a", 3), run("b", 2), run("b", 3)
+    raw = whole.model.quantizer.eval()
+    saved = load_quantizer(tmp_path / "a" / "vits2.safetensors")
+    x = _batch(dataset).ssl
+    assert torch.equal(saved.encode(x), raw.encode(x))
+    assert all(torch.equal(tensor, raw.state_dict()[name]) for name, tensor in saved.state_dict().items())
+    state = load_training_state(tmp_path / "a" / "checkpoint.safetensors")
+    assert state["ema"] and not any(name.startswith("vits2.quantizer.") for name in state["ema"])
+    one, other = (load_weights(tmp_path / folder / "vits2.safetensors").state for folder in "ab")
+    assert list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_fixed_codebooks_stay_fixed_over_a_resume(store: FeatureStore, tmp_path: Path, capsys):
+    """Without the weights that brought them, the quantiser would be built to learn: another run."""
+    (tmp_path / "tiny.json").write_text(json.dumps(to_dict(PRESET)))
+    same = ["--store", str(store.folder), "--preset", str(tmp_path / "tiny.json"), "--device", "cpu", "--threads", "1"]
+    same += ["--batch-seconds", "2", "--window-seconds", "0.8", "--validate-every", "0", "--no-check-memory"]
+    init = ["--init", str(tmp_path / "a" / "vits2.safetensors")]
+
+    def run(folder: str, steps: int, *more: str) -> int:
+        return train_vits2.main([*same, "--output", str(tmp_path / folder), "--max-steps", str(steps), *more])
+
+    assert run("a", 1) == 0 and run("a", 2, "--resume") == 0 and run("b", 1, *init) == 0
+    capsys.readouterr()
+    assert run("b", 2, "--resume") == 2
+    told = capsys.readouterr().err
+    assert "repeat the --init" in told and "Traceback" not in told
+    assert run("b", 2, "--resume", *init) == 0
+    learned, kept = (load_quantizer(tmp_path / folder / "vits2.safetensors").state_dict() for folder in "ab")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in learned.items())
+    configs = [load_training_state(tmp_path / folder / "checkpoint.safetensors")["run_config"] for folder in "ab"]
+    assert [config["quantizer_fixed"] for config in configs] == [False, True]
 
 
 def test_the_loop_learns_codes_that_speak(dataset: DecoderDataset, tmp_path: Path):

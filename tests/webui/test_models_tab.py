@@ -1,6 +1,7 @@
 """The tab Models without a browser: what it says of models, what it starts, and what it refuses."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,13 @@ import gradio as gr
 import pytest
 
 from modules.errors import UserError
+from modules.hub.catalogue import CatalogueFile
 from modules.hub.inventory import state_of
+from modules.hub.judging import verify
 from modules.hub.source import HubSource, load_source, save_source
+from tests.hub.hub_server import entry_of
 from tests.webui.dataset_helpers import ENGLISH, finish, jobs_in, refused
-from tests.webui.models_helpers import LICENCE, SPEECH, TEXT, entries, place, write_catalogue
+from tests.webui.models_helpers import LICENCE, SPEECH, START, TEXT, entries, place, write_catalogue
 from tools.webui import models_view
 from tools.webui.jobs_view import card, title
 from tools.webui.messages import Messages
@@ -23,6 +27,7 @@ from tools.webui.models_jobs import (
     DOWNLOAD_TOOL,
     lacking,
     newest_job,
+    room_of,
     start_check,
     start_download,
     start_preset,
@@ -30,7 +35,7 @@ from tools.webui.models_jobs import (
 )
 from tools.webui.models_source_panel import OWN, known_source, source_of
 from tools.webui.models_tab import ModelsTab, build_models_tab
-from tools.webui.presets import missing_of, needing
+from tools.webui.presets import check_models, missing_of, needing
 from tools.webui.services import Services
 from tools.webui.weights import WeightFolders
 
@@ -130,10 +135,53 @@ def test_progress_is_told_in_bytes_and_the_end_in_words(tab: ModelsTab, services
     words = card(job, "running", None, ENGLISH)
     assert "39 %, 12.0 / 31.0 MB, 190 kB/s" in words and words.count("text.onnx") == 1
     assert "of 31" not in words
+    for age, told in ((-1.0, True), (-60.0, False)):  # counted down, it is the same; after a stall it is none
+        then = time.time() + age
+        with open(job.folder / "events.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({**event, "time": then}) + "\n")
+        os.utime(job.folder / "events.jsonl", (then, then))
+        assert ("190 kB/s" in card(job, "running", None, ENGLISH)) == told
+        assert ("kB/s" in card(job, "running", None, ENGLISH)) == told
     assert not shown(tab)["fetch"]["interactive"] and shown(tab)["stop"]["interactive"]
     finish(job, error=UserError("hub_busy", "{host} ({cause}) {file}", host="h", cause="503", file="text.onnx"))
     after = shown(tab, language="zh-CN")
     assert "失败" in after["job"]["value"] and after["job"]["visible"] and after["fetch"]["interactive"]
+
+
+def test_what_only_waits_is_converted_without_a_licence_and_in_words_of_its_own(
+    tab: ModelsTab, services: Services
+) -> None:
+    speech = services.catalogue["mhubert-147"]
+    waits = replace(
+        speech, files=(CatalogueFile("a.bin", 4000),), convert=(("a.bin", "a.safetensors"),), non_commercial=True
+    )
+    services.catalogue["mhubert-147"] = waits
+    fetched = room_of(lacking("mhubert-147", services), services)
+    assert fetched == 8000  # the pickle, and what is made of it
+    place(services.weights.models, "bge-m3", TEXT)
+    place(services.weights.models, "mhubert-147", {"a.bin": b"\x80" * 4000})
+    told = shown(tab, model="mhubert-147")
+    assert told["fetch"]["value"].startswith("Convert what is there") and told["fetch"]["interactive"]
+    assert told["fetch_one"]["value"].startswith("Convert this model") and not told["accept"]["visible"]
+    assert "only has to be converted" in told["needed"] and "0 B" not in told["needed"]
+    assert room_of(lacking("mhubert-147", services), services) == 4000
+    assert refused(lambda: check_models("base", services)) == "preset_models_wait"
+    assert "--accept-licence" not in start_preset(services, "base", False).config().argv
+
+
+def test_a_damaged_model_can_be_verified_again(tab: ModelsTab, services: Services) -> None:
+    place(services.weights.models, "qwen2-0.5b", {"start.onnx": START["start.onnx"][:-1] + b"?"})
+    entry, models = services.catalogue["qwen2-0.5b"], services.weights.models
+    assert [check.name for check in verify(entry, models) if check.problem] == ["start.onnx"]
+    assert state_of(entry, models).bytes_there == 0 and shown(tab, model="qwen2-0.5b")["verify"]["interactive"]
+
+
+def test_what_no_hash_is_known_of_is_told(tab: ModelsTab, services: Services) -> None:
+    services.catalogue["qwen2-0.5b"] = entry = entry_of(START, pinned=False, name="qwen2-0.5b")
+    place(services.weights.models, "qwen2-0.5b", START)
+    assert "only its format" not in shown(tab)["overview"]
+    verify(entry, services.weights.models)
+    assert "only its format was checked" in shown(tab)["overview"]
 
 
 def test_files_for_the_hand_are_named_with_their_folder_and_addresses(tab: ModelsTab, services: Services) -> None:
@@ -161,7 +209,7 @@ def test_an_empty_catalogue_and_unknown_presets_do_no_harm(services: Services) -
     with gr.Blocks() as app:
         tab = build_models_tab(app, empty, services.messages.frontend())
     assert "catalogue of models is empty" in shown(tab, "nano", None)["overview"]
-    assert models_view.preset_html([], {}, [], None, "", ENGLISH).count("<p>") == 1
+    assert models_view.preset_html([], {}, [], 0, None, "", ENGLISH).count("<p>") == 1
     assert needing(services.catalogue["bge-m3"], services) == ["base", "base-s3", "base-wide"]
     assert missing_of("no-such", services) == [] and set(states(services)) == set(services.catalogue)
 

@@ -15,6 +15,9 @@ from modules.training.suggestions import FINE_TUNING, GIB, GPTOptions, Machine, 
 from tests.webui.dataset_helpers import ENGLISH, jobs_in, refused
 from tests.webui.models_helpers import SPEECH, START, TEXT, entries, place
 from tests.webui.training_helpers import dataset, features
+from tools.webui import history_panel
+from tools.webui.inference_tab import build_inference_tab
+from tools.webui.options_panel import chosen_model
 from tools.webui.presets import check_models, missing_bytes, missing_of, preset_of, quantises, speaking_presets
 from tools.webui.services import Services
 from tools.webui.settings import FILES
@@ -22,6 +25,7 @@ from tools.webui.steps import argument_in
 from tools.webui.training_head_panel import preset_choices, preset_remark
 from tools.webui.training_scratch import FROM_NOTHING, suggested_options
 from tools.webui.training_steps import pretrained, train_work
+from tools.webui.training_tab import build_training_tab
 from tools.webui.training_whole import whole_works
 from tools.webui.weights import WeightFolders
 
@@ -81,6 +85,12 @@ def test_all_presets_can_be_trained_on_and_tell_what_that_takes(services: Servic
     assert "in the tab **Models**" in preset_remark(desk, "base", ENGLISH)
     labels = dict(map(reversed, preset_choices(desk, ENGLISH)))
     assert labels["nano"] == "nano" and "lacks" in labels["base"]
+    with gr.Blocks() as app, gr.Tab("train"):
+        build_training_tab(app, services, services.messages.frontend())
+    shown = [function for function in app.fns.values() if function.name == "refresh" and len(function.outputs) == 2]
+    assert [block.elem_id for block in shown[0].outputs] == ["training-preset", "training-preset-remark"]
+    base, remark = shown[0].fn("base", SimpleNamespace(headers={"accept-language": "en"}))
+    assert "in the tab **Models**" in remark["value"] and remark["visible"] and base["choices"]
 
 
 def test_base_is_made_from_nothing_in_the_right_order(services: Services, experiment: Experiment) -> None:
@@ -157,6 +167,35 @@ def test_speaking_offers_what_can_be_heard_here(services: Services) -> None:
     assert "preset" in FILES, "a stored preset is looked for anew"
 
 
+def test_a_preset_that_cannot_speak_any_more_takes_its_weights_with_it(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, told = services.weights, []
+    trained(weights.gpt / "ada-e1.safetensors", "base", "gpt")
+    trained(weights.vits2 / "ada_e1_s1.safetensors", "base", "vits2")
+    place(weights.models, "bge-m3", TEXT)
+    place(weights.models, "mhubert-147", SPEECH)
+    with gr.Blocks() as app:
+        form = build_inference_tab(app, services, services.messages.frontend())
+    monkeypatch.setattr(history_panel, "inform", lambda say, key, **fields: told.append(key))
+    rows = SimpleNamespace(show=lambda used: {}, outputs=[])
+    reload = history_panel._reloader(form, services, rows)
+    model = {"preset": "base", "gpt": "ada-e1.safetensors", "vits2": "ada_e1_s1.safetensors"}
+    entry, request = SimpleNamespace(settings={"model": model}), SimpleNamespace(headers={"accept-language": "en"})
+    boxes = [form[name] for name in ("preset", "gpt_weights", "vits2_weights")]
+
+    def chosen(updates: dict) -> list[str]:
+        return [updates[box]["value"] if isinstance(updates[box], dict) else updates[box] for box in boxes]
+
+    def both() -> list[list[str]]:
+        i18n = services.messages.frontend()
+        return [chosen(reload(entry, request)), chosen(chosen_model(form, services, i18n, *model.values()))]
+
+    assert both() == [list(model.values())] * 2 and "options.preset_gone" not in told
+    (weights.models / "bge-m3" / "text.onnx").unlink()
+    assert both() == [["nano", "", ""]] * 2 and "options.preset_gone" in told
+
+
 def test_a_language_model_waits_for_its_tokens(experiment: Experiment) -> None:
     from tools.webui.training_state import Features, read_features
 
@@ -171,7 +210,6 @@ def test_a_language_model_waits_for_its_tokens(experiment: Experiment) -> None:
 def test_the_page_is_built_with_the_tab_behind_the_others(services: Services) -> None:
     from tools.webui.app import build_app
     from tools.webui.models_tab import build_models_tab
-    from tools.webui.training_tab import build_training_tab
 
     app = build_app(services, [("tab.training", build_training_tab)], [("tab.models", build_models_tab)])
     tabs = [block.id for block in app.blocks.values() if isinstance(block, gr.Tab)]

@@ -10,11 +10,13 @@ from gradio.components import Component
 from tools.webui.form import Form
 from tools.webui.history import Entry, form_values, list_entries
 from tools.webui.messages import guarded, inform
-from tools.webui.presets import speaking_presets
+from tools.webui.options_panel import is_gone
+from tools.webui.presets import BUILT_IN_PRESET
 from tools.webui.references_panel import ReferenceRows
 from tools.webui.services import Services
 from tools.webui.settings import REMEMBERED, usable_settings
 from tools.webui.speaking import REFERENCE_NAMES, REFERENCES
+from tools.webui.weights import BUILT_IN
 
 SHOWN = 50
 
@@ -137,10 +139,12 @@ def _reloader(form: Form, services: Services, rows: ReferenceRows) -> Callable[.
             return {}
         values = form_values(entry.settings, REFERENCES)
         fitting = {**usable_settings(form, values), **{name: values[name] for name in REFERENCE_NAMES}}
-        if fitting.get("preset") not in speaking_presets(services):
-            fitting.pop("preset", None)
+        say, preset = services.messages.for_request(request), fitting.get("preset")
+        if is_gone(services, preset):  # its weights fit no other
+            fitting |= {"preset": BUILT_IN_PRESET, "gpt_weights": BUILT_IN, "vits2_weights": BUILT_IN}
+            inform(say, "options.preset_gone", preset=preset)
         used = sum(values[f"reference_{i}_audio"] is not None for i in range(1, REFERENCES + 1))
-        inform(services.messages.for_request(request), "message.settings_reloaded")
+        inform(say, "message.settings_reloaded")
         return {**form.updates(fitting), **rows.show(used)}
 
     return reload_settings

@@ -8,7 +8,7 @@ import gradio as gr
 from tools.webui.form import Form
 from tools.webui.history_panel import HistoryPanel, build_history_panel
 from tools.webui.messages import guarded, inform
-from tools.webui.options_panel import build_options_panel, build_pace_controls, chosen_preset, chosen_weights
+from tools.webui.options_panel import build_options_panel, build_pace_controls, chosen_model
 from tools.webui.output_panel import build_output_panel, build_text_panel
 from tools.webui.references_panel import build_references_panel
 from tools.webui.services import Services
@@ -36,9 +36,8 @@ def build_inference_tab(app: gr.Blocks, services: Services, i18n: gr.I18n) -> Fo
     remember(
         form,
         app,
-        lambda stored: (
-            chosen_preset(form, services, stored.get("preset"))
-            | chosen_weights(form, services, i18n, stored.get("gpt_weights"), stored.get("vits2_weights"))
+        lambda stored: chosen_model(
+            form, services, i18n, stored.get("preset"), stored.get("gpt_weights"), stored.get("vits2_weights")
         ),
     )
     return form

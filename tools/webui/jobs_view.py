@@ -1,6 +1,8 @@
 """Jobs in words: what a reader is told about them, as HTML. Knows no components; asks only the disk and the system."""
 
 import html
+import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +11,7 @@ from typing import Any
 
 from modules.errors import UserError, retold
 from modules.progress import Progress
+from modules.training.events import EVENTS_NAME
 from tools.jobs import Job, JobStore
 from tools.webui.chains import Chain, Chains
 from tools.webui.messages import Translator
@@ -18,6 +21,7 @@ from tools.webui.sizes import part_words, size_words
 SHOWN_JOBS = 12
 _SHOWN_FILES, _SHOWN_REJECTED = 10, 100
 _LARGEST_DOWNLOAD_BYTES = 64 << 20
+_STALLED_SECONDS = 2.0  # without a word, after which a speed would be one of the past
 
 STATES = {
     "waiting": "jobs.state_waiting",
@@ -232,8 +236,9 @@ def _progress_words(job: Job, progress: Progress, state: str, say: Translator) -
         words.append(f"{progress.percent:.0f} %")
     if progress.total and bytes_counted:
         words.append(part_words(progress.done, progress.total))
-        if state == "running" and progress.eta_seconds:
-            speed = (progress.total - progress.done) / progress.eta_seconds
+        age = _event_age_seconds(job)
+        if state == "running" and progress.eta_seconds and age <= _STALLED_SECONDS:
+            speed = (progress.total - progress.done) / (progress.eta_seconds + age)  # as it was told, not counted down
             words.append(say("jobs.speed", size=size_words(speed)))
     elif progress.total:
         words.append(f"{progress.done}/{progress.total}")
@@ -243,6 +248,14 @@ def _progress_words(job: Job, progress: Progress, state: str, say: Translator) -
         # What follows the file's name tells the bytes once more, in English.
         words.append(progress.message.partition(": ")[0] if bytes_counted else retell(progress.message, say))
     return ", ".join(words)
+
+
+def _event_age_seconds(job: Job) -> float:
+    """How long ago the job told something."""
+    try:
+        return max(0.0, time.time() - (job.folder / EVENTS_NAME).stat().st_mtime)
+    except OSError:
+        return math.inf
 
 
 def _usage(job: Job, say: Translator) -> list[tuple[str, str]]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from modules.errors import UserError
 from modules.hub.catalogue import Entry, find_entry
-from modules.hub.inventory import EntryState, state_of
+from modules.hub.inventory import EntryState, entry_folder, state_of
 from modules.hub.needs import Missing
-from modules.hub.space import check_space
+from modules.hub.space import check_space, room_bytes
 from tools.jobs import Job
 from tools.webui.presets import missing_of
 from tools.webui.services import Services
@@ -42,8 +42,14 @@ def lacking(name: object, services: Services) -> list[Missing]:
 
 
 def restricted(missing: Iterable[Missing]) -> list[Entry]:
-    """Those whose licence forbids commercial use."""
-    return [item.entry for item in missing if item.entry.non_commercial]
+    """Those to be downloaded whose licence forbids commercial use."""
+    return [item.entry for item in missing if item.entry.non_commercial and item.files]
+
+
+def room_of(missing: Iterable[Missing], services: Services) -> int:
+    """Bytes that have to be free for it, conversions included."""
+    models = services.weights.models
+    return sum(room_bytes(item.entry, entry_folder(item.entry, models), item.files, item.bytes) for item in missing)
 
 
 def start_preset(services: Services, preset: str, accepted: bool) -> Job:
@@ -75,7 +81,7 @@ def start_download(services: Services, missing: Sequence[Missing], accepted: boo
             models=", ".join(entry.name for entry in entries),
             licence=", ".join(sorted({entry.licence for entry in entries})),
         )
-    check_space(services.weights.models, sum(item.bytes for item in missing))
+    check_space(services.weights.models, room_of(missing, services))
     names = [item.entry.name for item in missing]
     flags = ["--accept-licence"] if accepted else []
     return _start(services, "download", names, flags)

@@ -20,6 +20,7 @@ from tools.webui.models_jobs import (
     free_bytes,
     lacking,
     newest_job,
+    room_of,
     start_check,
     start_download,
     start_preset,
@@ -27,7 +28,7 @@ from tools.webui.models_jobs import (
 )
 from tools.webui.models_source_panel import build_source_panel, known_source
 from tools.webui.models_view import CSS
-from tools.webui.presets import BUILT_IN_PRESET, missing_bytes, missing_of, needing, needs
+from tools.webui.presets import BUILT_IN_PRESET, missing_bytes, missing_of, needing, needs, only_waits
 from tools.webui.services import Services
 from tools.webui.sizes import size_words
 from tools.webui.step_panel import QUIET, TOLD, Desk
@@ -207,9 +208,10 @@ class ModelsTab:
     def _parts(self, look: _Look, say: Translator) -> dict[str, Part]:
         """Every component with what it shows; the attribute's name is its key."""
         services, entries = self.services, self.services.catalogue
+        room, hint = room_of(look.missing, services), preset_hint(look.preset, services, say)
         needed = models_view.preset_html(
             [entries[name] for name in needs(look.preset) if name in entries],
-            look.states, look.missing, look.free, preset_hint(look.preset, services, say), say,
+            look.states, look.missing, room, look.free, hint, say,
         )  # fmt: skip
         overview = models_view.models_html(
             entries, look.states, {name: needing(entry, services) for name, entry in entries.items()}, say
@@ -225,7 +227,8 @@ class ModelsTab:
         }
         parts |= _button("fetch", *_fetch_words(look.missing, look.busy, say))
         parts |= _button("fetch_one", *_fetch_one_words(look, say))
-        there = look.model in look.states and look.states[look.model].bytes_there > 0
+        state = look.states.get(look.model)
+        there = state is not None and (state.bytes_there > 0 or bool(state.damaged))
         parts |= _button("verify", say("models.verify"), there and not look.busy)
         return {**parts, **self._hand_parts(look, say)}
 
@@ -303,6 +306,8 @@ def _fetch_words(missing: list[Missing], busy: bool, say: Translator) -> tuple[s
         return say("models.nothing_missing"), False
     if busy:
         return say("models.busy"), False
+    if only_waits(missing):
+        return say("models.convert_missing"), True
     return say("models.download_missing_size", size=size_words(missing_bytes(missing))), True
 
 
@@ -311,6 +316,8 @@ def _fetch_one_words(look: _Look, say: Translator) -> tuple[str, bool]:
         return say("models.one_there"), False
     if look.busy:
         return say("models.busy"), False
+    if only_waits(look.model_missing):
+        return say("models.convert_one"), True
     return say("models.download_one_size", size=size_words(missing_bytes(look.model_missing))), True
 
 

@@ -11,7 +11,7 @@ from modules.hub.source import HubSource
 from tools.webui.jobs_view import safe
 from tools.webui.messages import Translator
 from tools.webui.models_jobs import restricted
-from tools.webui.presets import missing_bytes
+from tools.webui.presets import missing_bytes, only_waits
 from tools.webui.retelling import retell
 from tools.webui.sizes import part_words, size_words
 
@@ -125,6 +125,8 @@ def remarks(state: EntryState, say: Translator) -> list[str]:
         told.append(say("models.remark_unconverted", files=", ".join(state.unconverted)))
     if state.state == "present" and state.checked == "nothing":
         told.append(say("models.remark_unchecked"))
+    if state.state == "present" and state.checked == "format":
+        told.append(say("models.remark_format"))
     return told
 
 
@@ -138,6 +140,7 @@ def preset_html(
     needed: Sequence[Entry],
     states: Mapping[str, EntryState],
     missing: Sequence[Missing],
+    room: int,
     free: int | None,
     hint: str,
     say: Translator,
@@ -147,22 +150,25 @@ def preset_html(
     Args:
         needed: the models.
         states: what is there of each.
-        missing: what has to be downloaded.
+        missing: what has to be downloaded or converted.
+        room: bytes that this takes on the disk.
         free: bytes on the disk of the models; None where that is not known.
         hint: what to know of the preset itself.
         say: the reader's language.
     """
     told = f'<p class="hint">{safe(hint)}</p>' if hint else ""
-    room = say("models.free", size=size_words(free)) if free is not None else ""
+    left_free = say("models.free", size=size_words(free)) if free is not None else ""
     if not needed:
         return f"<p>{safe(say('models.needs_nothing'))}</p>{told}"
     left = {item.entry.name: item.bytes for item in missing}
     lines = "".join(_needed_line(entry, states[entry.name], left.get(entry.name, 0), say) for entry in needed)
     if not missing:
         words = say("models.complete")
+    elif only_waits(missing):
+        words = f"{say('models.total_waits')} {left_free}"
     else:
-        words = f"{say('models.total_missing', size=size_words(missing_bytes(list(missing))))} {room}"
-    tight = free is not None and missing and free < missing_bytes(list(missing))
+        words = f"{say('models.total_missing', size=size_words(missing_bytes(list(missing))))} {left_free}"
+    tight = free is not None and missing and free < room
     warning = f'<p class="warn">{safe(say("models.disk_tight"))}</p>' if tight else ""
     return f'<ul class="needed">{lines}</ul><p class="total">{safe(words)}</p>{warning}{told}'
 

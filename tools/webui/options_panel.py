@@ -5,7 +5,7 @@ from collections.abc import Callable
 import gradio as gr
 
 from tools.webui.form import Form
-from tools.webui.messages import guarded
+from tools.webui.messages import guarded, inform
 from tools.webui.presets import BUILT_IN_PRESET, speaking_presets
 from tools.webui.services import Services
 from tools.webui.weights import BUILT_IN
@@ -147,11 +147,31 @@ def refresh_weights(form: Form, services: Services, i18n: gr.I18n, *events: Call
     boxes = [form["preset"], form["gpt_weights"], form["vits2_weights"]]
 
     @guarded(services.messages, services.log_file)
-    def refresh(preset: str | None, gpt: str | None, vits2: str | None) -> dict:
-        return chosen_preset(form, services, preset) | chosen_weights(form, services, i18n, gpt, vits2)
+    def refresh(preset: str | None, gpt: str | None, vits2: str | None, request: gr.Request) -> dict:
+        if is_gone(services, preset):
+            inform(services.messages.for_request(request), "options.preset_gone", preset=preset)
+        return chosen_model(form, services, i18n, preset, gpt, vits2)
 
+    # Queued, because a toast of an unqueued event never reaches the page.
     for event in events:
-        event(refresh, boxes, boxes, queue=False, show_progress="hidden", api_visibility="private")
+        event(refresh, boxes, boxes, concurrency_limit=None, show_progress="hidden", api_visibility="private")
+
+
+def is_gone(services: Services, preset: object) -> bool:
+    """Whether a preset was chosen that cannot speak any more."""
+    return bool(preset) and preset not in speaking_presets(services)
+
+
+def chosen_model(
+    form: Form, services: Services, i18n: gr.I18n, preset: object, gpt: str | None, vits2: str | None
+) -> dict:
+    """The presets and weights that can speak now, and the choice among them.
+
+    A preset that cannot any more becomes the built-in one, and its weights, which fit no other, become built-in too.
+    """
+    if is_gone(services, preset):
+        preset, gpt, vits2 = BUILT_IN_PRESET, BUILT_IN, BUILT_IN
+    return chosen_preset(form, services, preset) | chosen_weights(form, services, i18n, gpt, vits2)
 
 
 def chosen_preset(form: Form, services: Services, name: object) -> dict:

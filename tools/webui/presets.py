@@ -1,7 +1,7 @@
 """What presets need, lack and can do on this machine. Knows no components; looks at names, sizes and first bytes."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,13 +55,31 @@ def missing_bytes(missing: list[Missing]) -> int:
 
 
 def missing_words(missing: list[Missing]) -> str:
-    """Names with their sizes: "bge-m3 (2.3 GB), mhubert-147 (378 MB)"."""
-    return ", ".join(f"{item.entry.name} ({size_words(item.bytes)})" for item in missing)
+    """Names with their sizes, where something has to be downloaded: "bge-m3 (2.3 GB), mhubert-147 (378 MB)"."""
+    return ", ".join(f"{item.entry.name} ({size_words(item.bytes)})" if item.files else item.entry.name
+                     for item in missing)  # fmt: skip
+
+
+def only_waits(missing: Sequence[Missing]) -> bool:
+    """Whether everything is there, and only has to be converted."""
+    return bool(missing) and not any(item.files for item in missing)
 
 
 def check_models(name: str, services: Services) -> None:
-    """Refuse work with a preset that lacks models, before anything runs. Raises UserError preset_models_missing."""
+    """Refuse work with a preset that lacks models, before anything runs.
+
+    Raises:
+        UserError: preset_models_missing, preset_models_wait.
+    """
     missing = missing_of(name, services)
+    if only_waits(missing):
+        raise UserError(
+            "preset_models_wait",
+            "The models {models} of the preset {preset} are on this machine, but wait to be converted. Do that in the "
+            "tab Models, then start this again.",
+            preset=name,
+            models=missing_words(missing),
+        )
     if missing:
         raise UserError(
             "preset_models_missing",

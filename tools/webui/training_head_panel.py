@@ -1,6 +1,7 @@
 """The head of the training tab: which experiment, from which weights, on which machine."""
 
 import gradio as gr
+from gradio.context import Context
 
 from tools.webui.messages import Translator
 from tools.webui.presets import (
@@ -8,6 +9,7 @@ from tools.webui.presets import (
     missing_bytes,
     missing_of,
     missing_words,
+    only_waits,
     quantises,
 )
 from tools.webui.sizes import size_words
@@ -56,7 +58,17 @@ def build_training_head(desk: Desk) -> None:
         words = preset_remark(desk, name, desk.say(request))
         return gr.update(value=words, visible=bool(words))
 
-    form["training_preset"].change(explain, form["training_preset"], remark, **QUIET)
+    @desk.guard
+    def refresh(name: str, request: gr.Request) -> tuple:
+        """What presets lack now: a download may have ended since."""
+        say = desk.say(request)
+        words = preset_remark(desk, name, say)
+        return gr.update(choices=preset_choices(desk, say)), gr.update(value=words, visible=bool(words))
+
+    box = form["training_preset"]
+    box.change(explain, box, remark, **QUIET)
+    if isinstance(Context.block, gr.Tab):  # else it is not opened but there
+        Context.block.select(refresh, box, [box, remark], **QUIET)
     with gr.Accordion(i18n("training.pretrained"), open=False, elem_id="training-pretrained"):
         gr.Markdown(i18n("training.pretrained_hint"), elem_classes="quiet")
         texts = {
@@ -85,14 +97,18 @@ def preset_choices(desk: Desk, say: Translator | None = None) -> list[tuple[str,
     for name in desk.services.weights.preset_names():
         missing = missing_of(name, desk.services) if say is not None else []
         size = size_words(missing_bytes(missing))
-        choices.append((say("training.preset_lacks", preset=name, size=size) if say and missing else name, name))
+        lacks = say is not None and bool(missing) and not only_waits(missing)
+        choices.append((say("training.preset_lacks", preset=name, size=size) if say and lacks else name, name))
     return choices
 
 
 def preset_remark(desk: Desk, name: str, say: Translator) -> str:
     """What to know before a preset is trained on: the models that it lacks, and what training it from nothing takes."""
     told, weights = [], desk.services.weights
-    if missing := missing_of(name, desk.services):
+    missing = missing_of(name, desk.services)
+    if only_waits(missing):
+        told.append(say("training.models_wait", preset=name, models=missing_words(missing)))
+    elif missing:
         told.append(say("training.models_missing", preset=name, models=missing_words(missing)))
     if name in weights.preset_names() and name != BUILT_IN_PRESET and not weights.is_installed(name):
         told.append(say("training.from_nothing", preset=name))

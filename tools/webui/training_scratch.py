@@ -16,6 +16,7 @@ from modules.training.suggestions import (
     gpt_steps,
     suggest_gpt,
     suggest_vits2,
+    usual_learning_rate,
     vits2_steps,
 )
 from tools.webui.presets import BUILT_IN_PRESET, preset_config
@@ -29,7 +30,7 @@ FROM_NOTHING = {
 VITS2_STEPS, GPT_STEPS = 200_000, 100_000
 _SAVES = 10
 _WINDOW_SECONDS, _WARMUP_STEPS = 2.0, 1000
-_VITS2_RATE, _GPT_RATE_OF_768, _STARTED_RATE = 2e-4, 5e-4, 1e-4
+_VITS2_RATE = 2e-4
 _MOST_EPOCHS = 10_000
 
 
@@ -62,12 +63,11 @@ def scratch_gpt(machine: Machine, speech: Speech, config: GPTConfig) -> GPTOptio
     """Settings for a language model from nothing, or from published text weights: `GPT_STEPS` steps, all weights."""
     frames = 1024 * min(max(machine.memory_bytes // GIB, 4), 48) if machine.kind == "cuda" else 4096
     epochs = _epochs(GPT_STEPS, gpt_steps(speech, frames))
-    rate = _GPT_RATE_OF_768 * min(4.0, 768 / config.hidden) if config.backbone == "fresh" else _STARTED_RATE
     return GPTOptions(
         batch_frames=frames,
         epochs=epochs,
         save_every_epochs=math.ceil(epochs / _SAVES),
-        learning_rate=round(rate, 6),
+        learning_rate=usual_learning_rate(config),
         lora_rank=0,
         max_minutes=0.0,
         warmup_steps=_WARMUP_STEPS,

@@ -15,7 +15,7 @@ from modules.training.suggestions import Machine, Speech
 from tools.webui.form import Form
 from tools.webui.messages import Translator
 from tools.webui.options_panel import chosen_preset, chosen_weights
-from tools.webui.presets import preset_of
+from tools.webui.presets import check_models, preset_of
 from tools.webui.run_panel import RunPanel
 from tools.webui.services import Services
 from tools.webui.settings import browser_memory, fits
@@ -99,6 +99,8 @@ class TrainingTab:
             weights = self.services.weights
             files = [path for path in (weights.gpt_file(gpt), weights.vits2_file(vits2)) if path is not None]
             preset = next((name for name in map(preset_of, files) if name in weights.preset_names()), None)
+            if preset:
+                check_models(preset, self.services)
             chosen = chosen_preset(inference, self.services, preset) if preset else {}
             return chosen | chosen_weights(inference, self.services, self.desk.i18n, gpt, vits2)
 
