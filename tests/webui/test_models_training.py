@@ -87,7 +87,7 @@ def test_all_presets_can_be_trained_on_and_tell_what_that_takes(services: Servic
     assert labels["nano"] == "nano" and "lacks" in labels["base"]
     with gr.Blocks() as app, gr.Tab("train"):
         build_training_tab(app, services, services.messages.frontend())
-    shown = [function for function in app.fns.values() if function.name == "refresh" and len(function.outputs) == 2]
+    shown = [function for function in app.fns.values() if function.name == "show_lacking"]
     assert [block.elem_id for block in shown[0].outputs] == ["training-preset", "training-preset-remark"]
     base, remark = shown[0].fn("base", SimpleNamespace(headers={"accept-language": "en"}))
     assert "in the tab **Models**" in remark["value"] and remark["visible"] and base["choices"]

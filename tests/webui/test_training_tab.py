@@ -336,6 +336,6 @@ def test_new_weights_are_offered_when_the_inference_tab_is_opened(own: Services)
     ]
     assert len(opened) == 1
     (own.weights.gpt / "ada-e4.safetensors").touch()
-    gpt, vits2 = opened[0].fn("ada-e4.safetensors", "gone.safetensors").values()
-    assert (gpt["value"], vits2["value"]) == ("ada-e4.safetensors", "")
+    preset, gpt, vits2 = opened[0].fn("nano", "ada-e4.safetensors", "gone.safetensors", REQUEST).values()
+    assert preset["value"] == "nano" and (gpt["value"], vits2["value"]) == ("ada-e4.safetensors", "")
     assert [name for _, name in gpt["choices"]] == ["", "ada-e4.safetensors"]

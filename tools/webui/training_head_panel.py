@@ -59,7 +59,7 @@ def build_training_head(desk: Desk) -> None:
         return gr.update(value=words, visible=bool(words))
 
     @desk.guard
-    def refresh(name: str, request: gr.Request) -> tuple:
+    def show_lacking(name: str, request: gr.Request) -> tuple:
         """What presets lack now: a download may have ended since."""
         say = desk.say(request)
         words = preset_remark(desk, name, say)
@@ -68,7 +68,7 @@ def build_training_head(desk: Desk) -> None:
     box = form["training_preset"]
     box.change(explain, box, remark, **QUIET)
     if isinstance(Context.block, gr.Tab):  # else it is not opened but there
-        Context.block.select(refresh, box, [box, remark], **QUIET)
+        Context.block.select(show_lacking, box, [box, remark], **QUIET)
     with gr.Accordion(i18n("training.pretrained"), open=False, elem_id="training-pretrained"):
         gr.Markdown(i18n("training.pretrained_hint"), elem_classes="quiet")
         texts = {
