@@ -5,7 +5,6 @@ a kill costs the unfinished shard at most. The row count stands in the file name
 Reading is random access through memory maps: only the pages of the asked row and columns are touched.
 """
 
-import errno
 import os
 import re
 import threading
@@ -30,14 +29,13 @@ from modules.data.columns import (
     type_of,
 )
 from modules.data.columns import entry_key as entry_key
+from modules.disk import is_full
 from modules.errors import UserError
 
 SHARD_NAME = re.compile(r"shard-(\d{3})-(\d{6})-(\d+)\.arrow")
 CURRENT_PATTERN = "current-[0-9][0-9][0-9].txt"
 """Files by which an earlier extraction told which rows belong to its dataset; read, and written no more."""
 OPEN_SHARDS = 256
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-_WINDOWS_FULL = 112
 
 
 @contextmanager
@@ -46,7 +44,7 @@ def telling_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as cause:
-        if cause.errno in _FULL or getattr(cause, "winerror", None) == _WINDOWS_FULL:
+        if is_full(cause):
             raise UserError(
                 "store_full",
                 "The disk is full, so {folder} could not be completed. Free some space and run this step again; "

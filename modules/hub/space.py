@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from modules.disk import is_full
 from modules.errors import UserError
 from modules.hub.catalogue import CatalogueFile, Entry
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_WINDOWS_FULL = 112  # ERROR_DISK_FULL
 _REFUSED = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 _SPARE_BYTES = 64 << 20
 
@@ -57,7 +56,7 @@ def telling_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as cause:
-        if cause.errno in _FULL or getattr(cause, "winerror", None) == _WINDOWS_FULL:
+        if is_full(cause):
             raise UserError(
                 "hub_disk_full",
                 "The disk is full, so {folder} could not be completed. Free some space and start again; what is there "
