@@ -30,6 +30,7 @@ import torch
 from modules.checkpoint import file_hash
 from modules.config import Preset, load_preset
 from modules.corpus.outputs import REJECTED_NAME, write_rejected
+from modules.data.dropping import read_dropped
 from modules.data.encoders import Encoders
 from modules.data.extraction import ExtractOptions, ExtractReport, extract
 from modules.data.features import ALL_STEPS, CODES, STEPS, LineStore, LineWriter
@@ -49,7 +50,9 @@ from modules.speech.building import S3_FILE, load_features, load_speech
 from modules.speech.contract import SpeechTokens
 from modules.speech.encoder_files import FILES
 from modules.speech.grouped import GroupedQuantizer, load_quantizer, quantizer_hash
+from modules.speech.phone_frames import name_frames
 from modules.speech.published_s3 import graph_file
+from modules.speech.s3 import SemanticTokenizer
 from modules.speech.self_supervised import HOP, SelfSupervised
 from modules.speech.train import load_tokenizer
 from modules.text.building import load_text, text_identity
@@ -74,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--only audio asks for what --no-audio leaves out")
     if arguments.only == CODES and not arguments.decoder:
         parser.error("--only codes needs --decoder, the file of a trained decoder")
+    if arguments.drop and not clean_path(arguments.input).is_dir():
+        parser.error("--drop names clips of a corpus store, and --input is none")
     work = functools.partial(_run, arguments)
     job = arguments.job if arguments.rank == 0 else None
     return run_step(work, job, stopped="stopped; run the same command again to go on")
@@ -94,8 +99,9 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     encoders = _encoders(arguments, preset, steps, kept)
     audio = preset.audio
     options = ExtractOptions(
-        limit=arguments.limit, max_seconds=arguments.max_seconds, rank=arguments.rank, world=arguments.world
-    )
+        limit=arguments.limit, max_seconds=arguments.max_seconds, rank=arguments.rank, world=arguments.world,
+        drop=frozenset().union(*map(read_dropped, arguments.drop)),
+    )  # fmt: skip
     started = time.monotonic()
     rejected: list[dict[str, str]] = []
     first = options.rank == 0
@@ -167,6 +173,7 @@ def _encoders(arguments: argparse.Namespace, preset: Preset, steps: Sequence[str
         speech_hash="" if "speech" in kept else _speech_hash(arguments, preset, shared),
         codes=_on(device, quantizer.codes) if quantizer else None,
         codes_hash=quantizer_hash(quantizer) if quantizer else "",
+        phones=functools.partial(name_frames, speech) if isinstance(speech, SemanticTokenizer) else None,
     )
 
 
@@ -178,7 +185,7 @@ def _speech(
     if config.form == "grouped":
         return load_features(config, shared, device)
     if config.encoder == "own":
-        return load_tokenizer(_own_speech(arguments)).to(device)
+        return load_tokenizer(_own_speech(arguments), with_recogniser=None).to(device)
     return load_speech(config, arguments.models, shared, device)
 
 
@@ -333,6 +340,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-audio", action="store_true", help="leave the audio out (enough for the GPT)")
     parser.add_argument("--limit", type=int, default=0, help="at most so many clips per language and split; 0 = all")
     parser.add_argument("--max-seconds", type=float, default=20.0, help="longer clips are skipped")
+    parser.add_argument(
+        "--drop", type=Path, action="append", default=[], metavar="REPORT",
+        help="leave out the clips that this report of tools.corpus clean lists; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = PyTorch's choice")
     parser.add_argument(
         "--job", type=Path, metavar="FOLDER", help="run folder of the job that started this; progress goes there"

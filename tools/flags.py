@@ -1,4 +1,5 @@
-"""Flags made of an options class: one for every field, with its default, help, choices and bounds."""
+"""Flags made of an options class: one for every field, with its default, help, choices and bounds; and kinds of values
+that several steps take."""
 
 import argparse
 import dataclasses
@@ -35,3 +36,11 @@ def add_options(
 def options_from(arguments: argparse.Namespace, cls: type[T]) -> T:
     """The options that the flags of `add_options` were given. Raises ConfigError for a value out of bounds."""
     return from_dict(cls, {spec.name: getattr(arguments, spec.name) for spec in dataclasses.fields(cls)})
+
+
+def share(text: str) -> float:
+    """The value of a flag that takes a part of a whole. Raises argparse's own error outside 0..1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value

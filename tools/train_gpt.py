@@ -27,6 +27,7 @@ from modules.gpt.dataset import (
     PromptDataset,
     batches_of,
     measure_unit_frames,
+    phone_names,
     quiet_codes,
     validation_rows,
 )
@@ -90,11 +91,14 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         language_exponent=arguments.language_exponent,
         max_seconds=arguments.max_seconds,
     )
-    dataset = PromptDataset(arguments.store, "train", mix, features, model.pattern)
+    if model.pattern.phones and not arguments.init:
+        model.statistics["phones"] = _phones(stores, model)
+    phones = model.statistics.get("phones", ())
+    dataset = PromptDataset(arguments.store, "train", mix, features, model.pattern, phones)
     model.statistics |= {"frames_per_unit": dataset.frames_per_unit, "quiet_codes": quiet_codes(dataset)}
     if model.config.positions == "aligned" and not arguments.init:
         model.unit_frames.copy_(torch.from_numpy(measure_unit_frames(dataset, model.text_vocab)))
-    stage = _stage(arguments, preset, model, _validation(arguments, mix, features, model.pattern))
+    stage = _stage(arguments, preset, model, _validation(arguments, mix, features, model.pattern, phones))
 
     def loader(budget: float) -> Loader:
         sampler = MixSampler(dataset, round(budget), arguments.seed)
@@ -241,10 +245,30 @@ def _quantizer(
     return quantizer
 
 
-def _validation(arguments: argparse.Namespace, mix: MixOptions, features: bool, pattern: Pattern) -> Validation:
+def _phones(stores: Sequence[Rows], model: SpeechGPT) -> list[str]:
+    """Names of the phones that the stores tell of.
+
+    Raises:
+        UserError: gpt_phones_differ when there are more than the model can say, or none.
+    """
+    names = phone_names(stores)
+    if not 0 < len(names) <= model.config.phones:
+        raise UserError(
+            "gpt_phones_differ",
+            "The features hold {found} kinds of phones and gpt.phones of the preset is {room}. Extract from a corpus "
+            "store, whose phones are known, or set gpt.phones to at least that number (0: learn without phones).",
+            found=len(names),
+            room=model.config.phones,
+        )
+    return names
+
+
+def _validation(
+    arguments: argparse.Namespace, mix: MixOptions, features: bool, pattern: Pattern, phones: Sequence[str]
+) -> Validation:
     """Held-out rows of split dev; without any, nothing is validated."""
     try:
-        dataset = PromptDataset(arguments.store, "dev", mix, features, pattern)
+        dataset = PromptDataset(arguments.store, "dev", mix, features, pattern, phones)
     except UserError as error:
         print(f"no validation: {error}", file=sys.stderr)
         return Validation()

@@ -16,18 +16,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from modules.audio.augmentation import EFFECTS, AugmentOptions
 from modules.config import load_preset, to_dict
 from modules.corpus.phones import label_inventory
 from modules.data.batching import LengthBuckets, Loader
+from modules.data.dropping import read_dropped
 from modules.data.store import FeatureStore
 from modules.errors import Stopped, UserError
 from modules.progress import REFUSED_EXIT, STOPPED_EXIT, StepProgress
 from modules.runtime import pick_device, seed_everything, set_threads
 from modules.speech.dataset import BUCKET_TOKENS, RecognitionDataset, balanced_weights, collate
 from modules.speech.s3 import SemanticTokenizer
-from modules.speech.train import TokenizerStage, load_tokenizer
+from modules.speech.train import TokenizerStage, load_tokenizer, relabel
 from modules.text.tokenizer import TextTokenizer
 from modules.training.loop import LoopConfig, train
+from tools.flags import share
 
 MOST_REPEATS = 8
 
@@ -93,7 +96,11 @@ def train_speech(arguments: argparse.Namespace, progress: StepProgress) -> None:
     preset = load_preset(arguments.preset)
     stores = [FeatureStore(path) for path in arguments.corpus]
     model = _model(arguments, preset, stores).to(device)
-    dataset = RecognitionDataset(stores, model.labels, "train", model.sample_rate, arguments.max_seconds)
+    options = AugmentOptions().scaled(arguments.augment).without(arguments.without_effect)
+    drop = frozenset().union(*map(read_dropped, arguments.drop))
+    dataset = RecognitionDataset(
+        stores, model.labels, "train", model.sample_rate, arguments.max_seconds, augment=options, drop=drop
+    )
     tokens = np.ceil(np.array(dataset.seconds) * model.frame_rate).astype(int)
     sampler = LengthBuckets(
         tokens,
@@ -140,9 +147,10 @@ def train_speech(arguments: argparse.Namespace, progress: StepProgress) -> None:
 
 
 def _model(arguments: argparse.Namespace, preset, stores) -> SemanticTokenizer:
+    labels = tuple(label_inventory(stores))
     if arguments.init:
-        return load_tokenizer(arguments.init, with_recogniser=True).train()
-    return SemanticTokenizer(preset.tokenizer, tuple(label_inventory(stores)))
+        return relabel(load_tokenizer(arguments.init, with_recogniser=True), labels).train()
+    return SemanticTokenizer(preset.tokenizer, labels)
 
 
 def _validation(stores, model: SemanticTokenizer, device: torch.device, per_group: int = 48) -> list:
@@ -178,6 +186,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-seconds", type=float, default=100.0)
     parser.add_argument("--max-seconds", type=float, default=9.0, help="longer clips are left out")
     parser.add_argument("--recorded-share", type=float, default=0.6, help="share of recordings among the drawn clips")
+    parser.add_argument(
+        "--augment", type=share, default=1.0, help="speech: how often clips are degraded, 0 (never) to 1 (as tuned)"
+    )
+    parser.add_argument(
+        "--without-effect", action="append", default=[], choices=EFFECTS, help="speech: leave one out; may be repeated"
+    )
+    parser.add_argument(
+        "--drop", type=Path, action="append", default=[], metavar="REPORT",
+        help="speech: leave out the clips that this report of tools.corpus clean lists; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--validate-every", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)

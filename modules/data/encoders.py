@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modules.config import AudioConfig
 from modules.data.line_index import CODES
+from modules.data.recordings import Spelled
 from modules.data.store import entry_key
 
 VERSION = "1"
@@ -30,6 +31,8 @@ class Encoders:
         text_features: texts -> [U, D] for each; None for none.
         ssl: instead of speech, wav [B, S], lengths [B] -> [B, F, D]; feature_dim: its D.
         codes: ssl [1, F, D], f0 [1, N] -> codes [1, T, K].
+        phones: codes [T, K] and what is known of the phones -> the name of the phone in each frame; empty where that
+            is not clear. None for none.
     """
 
     text: Callable[[str], list[int]] | None
@@ -43,6 +46,7 @@ class Encoders:
     feature_dim: int = 0
     codes: Callable[[Tensor, Tensor], Tensor] | None = None
     codes_hash: str = ""
+    phones: Callable[[Tensor, Spelled], list[str]] | None = None
 
     def hashes(self, audio: AudioConfig, keep_audio: bool = True) -> dict[str, str | None]:
         """What makes the features of each step, audio "" where it is left out; for `LineWriter`."""

@@ -40,7 +40,8 @@ FIELDS = ("speaker", "language", "split", "text", "source")
 @dataclass(frozen=True)
 class ExtractOptions:
     """Choices of a run: at most `limit` rows a language and split (0 = all), batch size in seconds, clip lengths
-    accepted, and the share of this process (`rank` of `world`)."""
+    accepted, the share of this process (`rank` of `world`), and what the sounds are called (`Source.content`) that are
+    left out."""
 
     limit: int = 0
     batch_seconds: float = 60.0
@@ -48,6 +49,7 @@ class ExtractOptions:
     max_seconds: float = 20.0
     rank: int = 0
     world: int = 1
+    drop: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -188,6 +190,9 @@ class _Extraction:
         return rows[options.rank :: options.world]
 
     def _fits(self, row: int) -> bool:
+        if self.options.drop and self.source.content(row) in self.options.drop:
+            self._leave_out(row, "to be dropped", "it is listed among the clips that are to be dropped")
+            return False
         # A length of 0 is that of a file that could not be probed: reading it tells why.
         seconds = self.source.seconds(row)
         return seconds <= 0 or self._accept(row, seconds)
@@ -264,10 +269,11 @@ class _Extraction:
             if "audio" in self.writer.steps and not self.writer.has("audio", line.audio_key):
                 self.writer.add("audio", line.audio_key, audio=_pcm(sound, self.audio))
         if "speech" in self.writer.steps:
-            self._encode_speech({key: s for key, s in sounds.items() if not self.writer.has("speech", key)})
+            wanted = {key: sound for key, sound in sounds.items() if not self.writer.has("speech", key)}
+            self._encode_speech(wanted, {self.lines[row].speech_key: row for row in rows if row in self.lines})
 
     @torch.inference_mode()
-    def _encode_speech(self, sounds: dict[str, Sound]) -> None:
+    def _encode_speech(self, sounds: dict[str, Sound], row_of: dict[str, int]) -> None:
         if not sounds:
             return
         rate = self.encoders.sample_rate
@@ -281,11 +287,17 @@ class _Extraction:
             count = int(lengths[b]) // self.encoders.samples_per_token
             if ssl is None:
                 values = {"codes": flat_codes(made[b, :count]), "codebooks": int(made.shape[2])}
+                values |= self._phones(made[b, :count], row_of[key])
             else:
                 values = {"ssl": half(ssl[b, :count].cpu().numpy())}
             frames = int(lengths[b]) * F0_RATE_HZ // rate
             contour = f0[b, :frames].numpy().astype(np.float32)
             self.writer.add("speech", key, seconds=float(sound.seconds), **values, f0=contour)
+
+    def _phones(self, codes: Tensor, row: int) -> dict[str, str]:
+        """The phone of each frame of codes [T, K], where the source knows what was said."""
+        spelled = self.source.phones(row) if self.encoders.phones else None
+        return {"phones": " ".join(self.encoders.phones(codes, spelled)) if spelled else ""}
 
     def _encode_codes(self, rows: Sequence[int]) -> set[int]:
         """Codes of what the speech step wrote; the rows of which it has written nothing yet."""

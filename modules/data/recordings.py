@@ -28,6 +28,14 @@ class Sound:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Spelled:
+    """Phones of a row by their names, in order, and where each ends, float64 [P] seconds, if that is known."""
+
+    phones: tuple[str, ...]
+    ends_seconds: np.ndarray | None = None
+
+
 class Source(Protocol):
     """What is extracted. `content` tells one sound from another without decoding it; `content` and `read` may raise a
     UserError that names the file."""
@@ -37,6 +45,7 @@ class Source(Protocol):
     def seconds(self, row: int) -> float: ...
     def content(self, row: int) -> str: ...
     def read(self, row: int) -> Sound: ...
+    def phones(self, row: int) -> Spelled | None: ...
 
 
 class Recordings:
@@ -108,6 +117,10 @@ class Recordings:
             )
         return Sound(to_mono(decoded.samples), decoded.sample_rate, decoded.seconds)
 
+    def phones(self, row: int) -> Spelled | None:
+        """None: a dataset list tells nothing of phones."""
+        return None
+
 
 class CorpusRows:
     """Rows of a corpus store (tools.corpus), in its order."""
@@ -137,6 +150,15 @@ class CorpusRows:
         audio = values["audio"]
         wav = audio.astype(np.float32) / 32768.0 if audio.dtype == np.int16 else audio.astype(np.float32)
         return Sound(wav, int(values["sample_rate"]), float(values["seconds"]))
+
+    def phones(self, row: int) -> Spelled | None:
+        """The phones that the corpus was made of, or found in the text; None where it has none."""
+        values = self._store.row(row, ("phones", "phone_ends", "sample_rate"))
+        names = tuple(values["phones"].split())
+        if not names:
+            return None
+        ends = values["phone_ends"]
+        return Spelled(names, ends / float(values["sample_rate"]) if len(ends) == len(names) else None)
 
 
 def _probed(path: str) -> float:

@@ -21,6 +21,7 @@ from modules.checkpoint import Lineage, load_weights, save_weights
 from modules.config import from_dict, to_dict
 from modules.corpus.phones import PAUSE
 from modules.errors import UserError
+from modules.training.relabel import carry_labels
 
 BLANK = 0
 FRAMES_PER_STATE = 4
@@ -191,6 +192,19 @@ def best_paths(logits: Tensor, lengths: Tensor) -> list[list[int]]:
         path = torch.unique_consecutive(best[:length])
         rows.append(path[path != BLANK].tolist())
     return rows
+
+
+def relabel(model: PhoneRecognizer, labels: Sequence[str]) -> PhoneRecognizer:
+    """The same recogniser for other labels: those it knew go on, others begin afresh."""
+    if tuple(labels) == model.labels:
+        return model
+    wider = PhoneRecognizer(model.config, labels)
+    state = model.state_dict()
+    for name, fresh in wider.state_dict().items():
+        if name.startswith(("ctc_head.", "frame_head.")):
+            state[name] = carry_labels(state[name], fresh, model.labels, labels)
+    wider.load_state_dict(state)
+    return wider.train(model.training)
 
 
 def save_recognizer(path: Path, model: PhoneRecognizer, lineage: Lineage) -> Path:

@@ -23,11 +23,12 @@ class DecodeOptions:
         repetition_penalty: on content codes of the last `penalty_window` new frames (0: of all of them).
         ras_window, ras_threshold: repetition-aware sampling: a code that fills more than this share of the last
             `ras_window` frames is drawn again from the whole distribution; window 0 switches it off.
+        phone_top_k, phone_temperature: of the phones, where the model says them before the content. EOS is one of them.
         prosody_top_k, prosody_temperature: of the other streams.
         min_frames: EOS is impossible before this many new frames.
         max_frames: most new frames.
         guidance: how far to move away from what would be said without the text (classifier-free guidance, Ho and
-            Salimans, 2022): 0 not at all; 1 doubles the text's influence on the content stream. Costs a second row.
+            Salimans, 2022): 0 not at all; 1 doubles the text's influence on stream 0. Costs a second row.
         guard: stop when the codes go round in circles.
         seed: same seed, same codes; None draws a fresh one.
     """
@@ -39,6 +40,8 @@ class DecodeOptions:
     penalty_window: int = 16
     ras_window: int = 10
     ras_threshold: float = 0.4
+    phone_top_k: int = 5
+    phone_temperature: float = 0.6
     prosody_top_k: int = 8
     prosody_temperature: float = 0.8
     min_frames: int = 1
@@ -57,7 +60,7 @@ class Heads(Protocol):
     def place(self, hidden: Tensor, frames: Sequence[list[int]]) -> Tensor:
         """States [n, H] of the next frame of a step, after those of the step so far."""
 
-    def content_logits(self, hidden: Tensor) -> Tensor:
+    def first_logits(self, hidden: Tensor) -> Tensor:
         """[n, H] -> [n, V_0 + 1] on the CPU."""
 
     def stream_logits(self, stream: int, hidden: Tensor, frame: list[int]) -> Tensor:
@@ -79,23 +82,35 @@ class FrameChooser:
         self.weights = mixed / mixed.sum() if len(weights) > 1 else None
         self.end_code = heads.pattern.end_code
         self.streams = heads.pattern.streams
+        self.phones = heads.pattern.phones
 
     def frame(self, hidden: Tensor, content: list[int]) -> list[int] | None:
         """hidden [n, H] and the content codes so far -> codes of the next frame, None for EOS."""
-        code = self.content(hidden, content)
-        if code is None:
+        first = self.first(hidden, content)
+        if first is None:
             return None
-        frame = [code]
-        for stream in range(1, self.streams):
+        frame = [first]
+        if self.phones:
+            logits = mix(self.heads.stream_logits(1, hidden[: self.rows], frame), self.weights)
+            frame.append(self._content(logits, content))
+        for stream in range(len(frame), self.streams):
             frame.append(self.stream(stream, hidden, frame))
         return frame
 
-    def content(self, hidden: Tensor, content: list[int]) -> int | None:
-        """The next content code, None for EOS."""
+    def first(self, hidden: Tensor, content: list[int]) -> int | None:
+        """The next code of stream 0, after the content codes so far; None for EOS."""
         o = self.options
-        logits = self.content_logits(hidden)
+        logits = self.first_logits(hidden)
         if len(content) < o.min_frames:
             logits[self.end_code] = float("-inf")
+        if self.phones:
+            code = draw(logits, o.phone_top_k, 1.0, o.phone_temperature, self.generator)
+        else:
+            code = self._content(logits, content)
+        return None if code == self.end_code else code
+
+    def _content(self, logits: Tensor, content: list[int]) -> int:
+        o = self.options
         recent = content[-o.penalty_window :] if o.penalty_window else content
         penalized = penalize_repetition(
             logits, [c for c in recent if c not in self.heads.quiet_codes], o.repetition_penalty
@@ -103,7 +118,7 @@ class FrameChooser:
         code = draw(penalized, o.top_k, o.top_p, o.temperature, self.generator)
         if code not in self.heads.quiet_codes and is_overused(code, content, o.ras_window, o.ras_threshold):
             code = draw(logits, 0, 1.0, max(o.temperature, 1.0), self.generator)
-        return None if code == self.end_code else code
+        return code
 
     def stream(self, stream: int, hidden: Tensor, frame: list[int]) -> int:
         """The code of stream k >= 1, after the earlier ones of its frame."""
@@ -111,9 +126,9 @@ class FrameChooser:
         logits = mix(self.heads.stream_logits(stream, hidden[: self.rows], frame), self.weights)
         return draw(logits, o.prosody_top_k, 1.0, o.prosody_temperature, self.generator)
 
-    def content_logits(self, hidden: Tensor) -> Tensor:
-        """Mixed and guided logits of the content stream [V_0 + 1]."""
-        logits = self.heads.content_logits(hidden)
+    def first_logits(self, hidden: Tensor) -> Tensor:
+        """Mixed and guided logits of stream 0, [V_0 + 1]."""
+        logits = self.heads.first_logits(hidden)
         told = mix(logits[: self.rows], self.weights)
         if not self.options.guidance:
             return told

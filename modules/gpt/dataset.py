@@ -15,9 +15,11 @@ import numpy as np
 from modules.data.columns import Rows
 from modules.data.features import open_store
 from modules.errors import UserError
-from modules.gpt.patterns import Pattern
+from modules.gpt.patterns import IGNORED, Pattern
 from modules.gpt.sequence import Part, Sequences, arrange, part_length
 
+PHONES = "phones"
+"""Column of feature stores: the phone of each frame by its name, with spaces between; empty where nobody knows."""
 MOST_UNITS = 8192
 """Text units whose usual lengths are found together: a table of half a gigabyte."""
 
@@ -67,6 +69,8 @@ class PromptDataset:
         options: see `MixOptions`.
         features: hand text features on (column text_features, U * F values).
         pattern: of the model that is trained, which says how long a row is; None = one frame a step.
+        phones: names of the model's phones; the codes of rows whose phones are known get them as a stream in front.
+            Those of prompts are hidden, since nobody knows them when the model speaks.
 
     Raises:
         UserError: gpt_no_utterances when nothing is left, and those of `open_store`.
@@ -81,8 +85,10 @@ class PromptDataset:
         options: MixOptions,
         features: bool = False,
         pattern: Pattern | None = None,
+        phones: Sequence[str] = (),
     ):
         self.options, self.pattern = options, pattern
+        self._phones = {name: number for number, name in enumerate(phones)}
         self._stores = [open_store(folder) for folder in stores]
         self._columns = (*self.COLUMNS, "text_features") if features else self.COLUMNS
         tables = [_table(i, store, split, options, pattern) for i, store in enumerate(self._stores) if len(store)]
@@ -141,21 +147,27 @@ class PromptDataset:
         """Row `index`; `rng` decides which prompts lose their text."""
         chosen = self.choose(index)
         drop = rng.random(len(chosen)) < self.options.text_drop
-        parts = [self.part(i, bool(d)) for i, d in zip(chosen[:-1], drop[:-1], strict=True)]
+        parts = [self.part(i, bool(d), prompt=True) for i, d in zip(chosen[:-1], drop[:-1], strict=True)]
         return self.row([*parts, self.part(chosen[-1])], chosen[-1])
 
     def row(self, parts: Sequence[Part], target: int) -> Row:
         """A row with the group of its target."""
         return Row(tuple(parts), int(2 * self.language_of[target] + (len(parts) > 1)))
 
-    def part(self, utterance: int, drop_text: bool = False) -> Part:
-        """Read one utterance, without its text if asked."""
-        values = self._stores[self.store_of[utterance]].row(int(self.row_of[utterance]), self._columns)
+    def part(self, utterance: int, drop_text: bool = False, prompt: bool = False) -> Part:
+        """Read one utterance, without its text if asked; that of a prompt hides its phones."""
+        store = self._stores[self.store_of[utterance]]
+        told = bool(self._phones) and PHONES in store.columns
+        values = store.row(int(self.row_of[utterance]), (*self._columns, PHONES) if told else self._columns)
         text_ids = values["text_ids"][:0] if drop_text else values["text_ids"]
         features = values.get("text_features")
         if features is not None:
             features = features.reshape(len(values["text_ids"]), -1)[: len(text_ids)]
-        return Part(text_ids, values["codes"].reshape(int(self.frames[utterance]), -1), features)
+        codes = values["codes"].reshape(int(self.frames[utterance]), -1)
+        if told and values[PHONES]:
+            numbers = [self._phones.get(name, IGNORED) for name in values[PHONES].split(" ")]
+            codes = np.concatenate([np.array(numbers, np.int64)[: len(codes), None], codes], 1)
+        return Part(text_ids, codes, features, hides_phones=prompt)
 
     def text_ids(self, utterance: int) -> np.ndarray:
         """Text units of an utterance, int [U]."""
@@ -252,7 +264,7 @@ def validation_rows(dataset: PromptDataset, per_language: int, seed: int = 0) ->
             part = dataset.part(target)
             rows.append(dataset.row([part], target))
             if len(others):
-                rows.append(dataset.row([dataset.part(int(rng.choice(others))), part], target))
+                rows.append(dataset.row([dataset.part(int(rng.choice(others)), prompt=True), part], target))
     return rows
 
 
@@ -311,6 +323,16 @@ def measure_unit_frames(dataset: PromptDataset, vocab: int, strength: float = 20
     found = np.full(vocab, usual)
     found[units] += np.linalg.solve(gram, moment)
     return np.maximum(found, least).astype(np.float32)
+
+
+def phone_names(stores: Sequence[Rows], samples: int = 20_000) -> list[str]:
+    """The phones that occur in the stores (of each, `samples` rows are looked at), in alphabetical order."""
+    found: set[str] = set()
+    for store in stores:
+        if PHONES in store.columns:
+            for row in np.random.default_rng(0).permutation(len(store))[:samples].tolist():
+                found.update(store.row(row, (PHONES,))[PHONES].split(" "))
+    return sorted(found - {""})
 
 
 def _known(dataset: PromptDataset, utterance: int, vocab: int) -> np.ndarray:

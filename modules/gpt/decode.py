@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from modules.errors import Stopped, UserError
 from modules.gpt.choosing import DecodeOptions, FrameChooser
-from modules.gpt.model import SpeechGPT
+from modules.gpt.model import CodeLinear, SpeechGPT
 from modules.gpt.prompts import FusionMode, Prompt, PromptReference, build_prompts, frame_limits, without_text
 from modules.gpt.sampling import LoopDetector
 from modules.gpt.sequence import SPEECH, arrange
@@ -38,10 +38,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Generated:
-    """New codes int64 [T, K] on the CPU and why they ended."""
+    """New codes int64 [T, K] on the CPU and why they ended; `phones` [T] where the model says them, else None."""
 
     codes: Tensor
     stopped_by: StoppedBy
+    phones: Tensor | None = None
 
 
 class Decoder:
@@ -63,6 +64,7 @@ class Decoder:
             self._tables = [table.matrix().clone() for table in model.speech] if learned else None
             chained = model.pattern.chained
             self._chosen = [table.matrix().clone() for table in model.chosen_tables()] if chained else []
+            self._heads = [_unfolded(head) for head in model.heads]
 
     def generate(
         self,
@@ -91,7 +93,8 @@ class Decoder:
             rows = [*prompts, *map(without_text, prompts)] if options.guidance else prompts
             hidden, cache, place, limit = self._prefill(rows, options)
             chooser = FrameChooser(self, options, [prompt.weight for prompt in prompts], generator)
-            speech = Speech(limit, LoopDetector(quiet=self.quiet_codes) if options.guard else None, on_frame)
+            detector = LoopDetector(quiet=self.quiet_codes) if options.guard else None
+            speech = Speech(limit, detector, on_frame, self.pattern.content)
             writer = writer_of(chooser, speech)
             while True:
                 if should_stop is not None and should_stop():
@@ -152,7 +155,7 @@ class Decoder:
         seen = [self._sum(nothing, self._chosen, frame) for frame in frames] if self._chosen else []
         return self.model.grouping.place(hidden, len(frames), seen)
 
-    def content_logits(self, hidden: Tensor) -> Tensor:
+    def first_logits(self, hidden: Tensor) -> Tensor:
         """[n, H] -> [n, V_0 + 1] on the CPU."""
         return F.linear(hidden, self._output).float().cpu()
 
@@ -160,11 +163,21 @@ class Decoder:
         """Logits of stream k >= 1 after the frame's earlier codes: [n, H] -> [n, V_k] on the CPU."""
         for table, code in zip(self._chosen, frame, strict=False):
             hidden = hidden + table[code]
-        return self.model.heads[stream - 1](hidden).float().cpu()
+        turn, matrix, bias = self._heads[stream - 1]
+        return F.linear(F.silu(turn(hidden)), matrix, bias).float().cpu()
 
     def _result(self, speech: Speech) -> Generated:
-        codes = torch.tensor(speech.spoken(), dtype=torch.int64).reshape(-1, self.pattern.streams)
-        return Generated(codes, speech.stopped_by or "eos")
+        frames = torch.tensor(speech.spoken(), dtype=torch.int64).reshape(-1, self.pattern.streams)
+        phones = frames[:, 0] if self.pattern.phones else None
+        return Generated(frames[:, self.pattern.content :], speech.stopped_by or "eos", phones)
+
+
+def _unfolded(head: nn.Sequential) -> tuple[nn.Module, Tensor, Tensor | None]:
+    """A head's first layer, and its output as one matrix with its bias."""
+    turn, _, output = head
+    if isinstance(output, CodeLinear):
+        return turn, output.table.matrix().clone(), None
+    return turn, output.weight, output.bias
 
 
 def _align_right(rows: Tensor, padding: Tensor) -> Tensor:

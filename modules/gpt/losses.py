@@ -1,7 +1,7 @@
 """What the language model's predictions are worth, stream by stream, whatever the pattern.
 
 A step of several frames predicts each stream several times; all of them count alike, so that numbers of different
-patterns mean the same: nats a frame (EOS is a class of the content).
+patterns mean the same: nats a frame (EOS is a class of stream 0: the content, or the phones).
 
 Shape letters: P predictions, K codebooks, G frames of a step, W = G * K places of a step, N = P * G, V classes.
 """
@@ -14,11 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modules.gpt.model import SpeechGPT
-from modules.gpt.patterns import IGNORED
+from modules.gpt.patterns import IGNORED, Pattern
 from modules.gpt.sequence import Sequences
 
 STREAM_NAMES = ("content", "prosody", *(f"stream{k}" for k in range(2, 9)))
 """Of a frame's codes; a grouped residual VQ of 4 groups and 2 quantisers has 8 and the prosody."""
+
+
+def stream_names(pattern: Pattern) -> tuple[str, ...]:
+    """A name for each stream that a model says."""
+    return (("phones",) if pattern.phones else ()) + STREAM_NAMES[: pattern.streams - pattern.content]
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,14 @@ class Scored:
         return (likeliest == targets).flatten(), (targets != IGNORED).flatten()
 
 
-def score(logits: Sequence[Tensor], targets: Tensor, streams: int, smoothing: float = 0.0) -> list[Scored]:
+def score(logits: Sequence[Tensor], targets: Tensor, pattern: Pattern, smoothing: float = 0.0) -> list[Scored]:
     """W logits [P, V_k] and targets [P, W] to the K streams; `smoothing` of the labels is the content's."""
-    scored = []
+    scored, streams = [], pattern.streams
     for k in range(streams):
         places, wanted = list(logits[k::streams]), targets[:, k::streams].unbind(1)
+        smoothed = smoothing if k == pattern.content else 0.0
         losses = [
-            F.cross_entropy(
-                x.float(), y, ignore_index=IGNORED, reduction="none", label_smoothing=0.0 if k else smoothing
-            )
+            F.cross_entropy(x.float(), y, ignore_index=IGNORED, reduction="none", label_smoothing=smoothed)
             for x, y in zip(places, wanted, strict=True)
         ]
         flat = torch.cat(wanted)
@@ -60,7 +64,5 @@ def score(logits: Sequence[Tensor], targets: Tensor, streams: int, smoothing: fl
 
 
 def content_loss(model: SpeechGPT, sequences: Sequences) -> Tensor:
-    """Mean cross-entropy of the content and its EOS, nats a token."""
-    streams = len(model.codebook_sizes)
-    (content,) = score(model(sequences)[::streams], sequences.targets[:, ::streams], 1)
-    return content.mean()
+    """Mean cross-entropy of the content, nats a token; EOS is one of its classes where there are no phones."""
+    return score(model(sequences), sequences.targets, model.pattern)[model.pattern.content].mean()

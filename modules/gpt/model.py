@@ -13,6 +13,10 @@ With `positions = "aligned"` the one RoPE runs along time and not along the sequ
 their sound is expected (the sum of the usual lengths of the units before), its frames at their own time, both from
 the same start. A frame then finds its text near distance zero, and reading is learned in a fraction of the steps.
 
+With `phones` a frame has one more stream, before those of its tokens: the phone that is being said. Reading is then
+learned from labels that hold nothing else, whatever the noise in the tokens, and a frame's content is chosen for a
+phone that is known. References have no phones at run time: a gap enters in their place (see `patterns.py`).
+
 A model of code vectors (`vector_dim`) reads a frame as one vector of all its codes. Under a delay the codes of a step
 belong to different frames, which have no common vector, so such a model refuses the pattern "delay".
 
@@ -67,15 +71,15 @@ class SpeechGPT(nn.Module):
     Args:
         config: backbone sizes.
         text: how text enters (table, features, both).
-        codebook_sizes: classes of each code stream; stream 0 carries content.
+        codebook_sizes: classes of each stream of the tokens; the first carries content.
         text_vocab: number of text units.
-        fsq_levels: levels behind stream 0 when it is an FSQ code, else None.
+        fsq_levels: levels behind the content when it is an FSQ code, else None.
         vector_dim: width of the tokenizer's own code vectors; then a frame enters through an MLP over its
             vector (see `set_vectors`) and has no learned table.
         share_tables: use the input table of stream 0 as its output matrix too.
 
     Raises:
-        ConfigError: gpt_delay_grouped, gpt_delay_vectors.
+        ConfigError: gpt_delay_grouped, gpt_delay_vectors, gpt_phones_chain, gpt_phones_vectors.
     """
 
     def __init__(
@@ -99,21 +103,25 @@ class SpeechGPT(nn.Module):
                 "gpt.codebooks is delay, which tokens of form grouped do not allow: their frames enter as one vector "
                 "of all codes. Set it to chain or parallel.",
             )
+        if vector_dim is not None and self.pattern.phones:
+            raise ConfigError(
+                "gpt_phones_vectors",
+                "gpt.phones is set, which tokens of form grouped do not allow: their frames enter as one vector. "
+                "Set it to 0.",
+            )
         self.text_vocab = int(text_vocab)
         self.fsq_levels = tuple(fsq_levels) if fsq_levels else None
         self.vector_dim = vector_dim
         self.share_tables = share_tables and vector_dim is None
         self.statistics: dict[str, Any] = {}
         self._vectors: Callable[[Tensor], Tensor] | None = None
-        hidden, first = config.hidden, self.codebook_sizes[0]
+        hidden, sizes = config.hidden, self.pattern.codebook_sizes
+        levels = [self.fsq_levels if k == self.pattern.content else None for k in range(len(sizes))]
         self.backbone = build_backbone(config)
         self.specials = nn.Parameter(torch.randn(KINDS, hidden) * INIT_STD)
         self.text = TextEmbedding(text, text_vocab, hidden)
         if vector_dim is None:
-            levels = [self.fsq_levels] + [None] * (len(self.codebook_sizes) - 1)
-            self.speech = nn.ModuleList(
-                CodeTable(size, hidden, lv) for size, lv in zip(self.codebook_sizes, levels, strict=True)
-            )
+            self.speech = nn.ModuleList(CodeTable(size, hidden, lv) for size, lv in zip(sizes, levels, strict=True))
         else:
             entering = config.group_size * vector_dim
             self.from_vector = nn.Sequential(nn.Linear(entering, hidden), nn.GELU(), nn.Linear(hidden, hidden))
@@ -122,13 +130,13 @@ class SpeechGPT(nn.Module):
             chosen = chosen if self.pattern.chained else ()
             self.chosen = nn.ModuleList(CodeTable(size, hidden) for size in chosen)
         if not self.share_tables:
-            self.output = CodeTable(first, hidden, self.fsq_levels)
+            self.output = CodeTable(sizes[0], hidden, levels[0])
         self.output_end = nn.Parameter(torch.randn(1, hidden) * INIT_STD)
         if config.positions == "aligned":
             self.register_buffer("unit_frames", torch.full((self.text_vocab,), USUAL_UNIT_FRAMES))
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, size))
-            for size in self.codebook_sizes[1:]
+            nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), _output(size, hidden, lv))
+            for size, lv in zip(sizes[1:], levels[1:], strict=True)
         )
         if config.group_size > 1:
             self.grouping = Grouping(hidden, config.group_size, self.pattern.chained, joins=vector_dim is None)
@@ -136,7 +144,7 @@ class SpeechGPT(nn.Module):
     @property
     def end_code(self) -> int:
         """Class of EOS in stream 0."""
-        return self.codebook_sizes[0]
+        return self.pattern.end_code
 
     def set_vectors(self, vectors: Callable[[Tensor], Tensor]) -> None:
         """Hand in the tokenizer's `vectors`: codes [.., K] -> [.., vector_dim]. Only for `vector_dim` models."""
@@ -220,21 +228,22 @@ class SpeechGPT(nn.Module):
         return self.backbone(inputs_embeds=self.embed(sequences), use_cache=False, **order).last_hidden_state
 
     def forward(self, sequences: Sequences) -> list[Tensor]:
-        """Teacher-forced logits at `target_positions`: W tensors [P, V_k], place by place of the step (those of content
-        have the EOS class last). What comes after EOS or is IGNORED means nothing."""
+        """Teacher-forced logits at `target_positions`: W tensors [P, V_k], place by place of the step (those of stream
+        0 have the EOS class last). What comes after EOS or is IGNORED means nothing."""
         hidden = self.hidden(sequences).flatten(0, 1)[sequences.target_positions]
         group, known = self.pattern.group_size, self._known(sequences.targets)
         states = self._states(hidden, known)
-        streams = [self.content_logits(states)]
-        streams += [self.stream_logits(k, states, known[:, :k]) for k in range(1, len(self.codebook_sizes))]
+        streams = [self.first_logits(states)]
+        streams += [self.stream_logits(k, states, known[:, :k]) for k in range(1, self.pattern.streams)]
         # All frames of the group went through at once, the first of every step first.
         return [logits for place in zip(*(x.chunk(group) for x in streams), strict=True) for logits in place]
 
     def _known(self, targets: Tensor) -> Tensor:
         """Targets [P, W] as codes that have a vector, [G * P, K], the first frame of every step first. EOS and nothing
-        become some code, for nothing is learned after them."""
-        largest = targets.new_tensor(self.codebook_sizes) - 1
-        return torch.minimum(torch.cat(targets.chunk(self.pattern.group_size, 1)).clamp_min(0), largest)
+        become some code, for nothing is learned after them; but for phones that are not known, which stay a gap."""
+        largest = targets.new_tensor(self.pattern.codebook_sizes) - 1
+        known = torch.minimum(torch.cat(targets.chunk(self.pattern.group_size, 1)), largest)
+        return known if self.pattern.phones else known.clamp_min(0)
 
     def _states(self, hidden: Tensor, known: Tensor) -> Tensor:
         """Hidden states [P, H] of steps and their codes [G * P, K] -> the states that the frames are predicted from,
@@ -251,7 +260,7 @@ class SpeechGPT(nn.Module):
         table = self.speech[0] if self.share_tables else self.output
         return torch.cat([table.matrix(), self.output_end])
 
-    def content_logits(self, hidden: Tensor) -> Tensor:
+    def first_logits(self, hidden: Tensor) -> Tensor:
         """Logits of stream 0 with EOS as the last class: [P, H] -> [P, V_0 + 1]."""
         return F.linear(hidden, self.output_matrix())
 
@@ -264,8 +273,7 @@ class SpeechGPT(nn.Module):
         are chained -> [P, V_k]."""
         if not self.pattern.chained:
             return self.heads[stream - 1](hidden)
-        seen = [F.embedding(chosen[:, j], self.chosen_tables()[j].matrix()) for j in range(stream)]
-        return self.heads[stream - 1](hidden + sum(seen))
+        return self.heads[stream - 1](hidden + self._sum(self.chosen_tables()[:stream], chosen))
 
     def description(self) -> dict[str, Any]:
         """Everything needed to build this model again, as plain JSON values."""
@@ -279,6 +287,22 @@ class SpeechGPT(nn.Module):
             "share_tables": self.share_tables,
             "statistics": self.statistics,
         }
+
+
+class CodeLinear(nn.Module):
+    """Logits of FSQ codes by a table that shares vectors between codes of like digits."""
+
+    def __init__(self, size: int, hidden: int, levels: Sequence[int]):
+        super().__init__()
+        self.table = CodeTable(size, hidden, levels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[P, H] -> [P, size]."""
+        return F.linear(x, self.table.matrix())
+
+
+def _output(size: int, hidden: int, levels: Sequence[int] | None) -> nn.Module:
+    return CodeLinear(size, hidden, levels) if levels else nn.Linear(hidden, size)
 
 
 def save_gpt(path: Path, model: SpeechGPT, lineage: Lineage, dtype: torch.dtype | None = None) -> Path:

@@ -11,7 +11,11 @@ W = G * K places, frame by frame of its group and stream by stream of each frame
   is said k steps after its content, so that it has read what the earlier streams are. T frames then take T + K - 1
   steps; there is no such thing as a delay inside a group.
 
-Shape letters: T frames, K codebooks, G frames of a group, W places of a step, S steps that enter, P steps predicted.
+- `phones` puts a stream of the model's own in front of the tokens': the phone that is being said. A frame without a
+  known phone (a reference at run time) has a gap there, and EOS is a class of the phones instead of the content.
+
+Shape letters: T frames, K codebooks (the phones included), G frames of a group, W places of a step, S steps that enter,
+P steps predicted.
 """
 
 from dataclasses import dataclass
@@ -31,19 +35,28 @@ class Pattern:
     """One way to lay frames out in steps.
 
     Args:
-        codebook_sizes: classes of each code stream; stream 0 carries content.
+        codebook_sizes: classes of each code stream; the first of the tokens carries content, before it stand the
+            phones if there are any.
         group_size: frames of a step.
         codebooks: see the module's text.
+        phones: whether stream 0 is that of the phones.
 
     Raises:
-        ConfigError: gpt_delay_grouped.
+        ConfigError: gpt_delay_grouped, gpt_phones_chain.
     """
 
     codebook_sizes: tuple[int, ...]
     group_size: int = 1
     codebooks: Literal["chain", "parallel", "delay"] = "chain"
+    phones: bool = False
 
     def __post_init__(self) -> None:
+        if self.phones and (self.codebooks != "chain" or self.group_size > 1):
+            raise ConfigError(
+                "gpt_phones_chain",
+                "gpt.phones is set, and the content of a frame depends on its phone; set gpt.codebooks to chain and "
+                "gpt.group_size to 1, or gpt.phones to 0.",
+            )
         if self.codebooks == "delay" and self.group_size > 1:
             raise ConfigError(
                 "gpt_delay_grouped",
@@ -63,8 +76,13 @@ class Pattern:
         return self.group_size * self.streams
 
     @property
+    def content(self) -> int:
+        """Number of the content's stream."""
+        return int(self.phones)
+
+    @property
     def end_code(self) -> int:
-        """Class of EOS in the content stream."""
+        """Class of EOS in stream 0."""
         return self.codebook_sizes[0]
 
     @property
@@ -80,7 +98,7 @@ class Pattern:
     @property
     def has_gaps(self) -> bool:
         """Whether places of a step that enters may be empty."""
-        return self.group_size > 1 or self.lag > 0
+        return self.group_size > 1 or self.lag > 0 or self.phones
 
     def steps(self, frames: int) -> int:
         """S, the steps that `frames` frames take in a sequence. Works on arrays too."""
@@ -92,11 +110,13 @@ class Pattern:
         return max(steps - self.lag, 0) * self.group_size
 
     def pack(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Frames [T, K] to what enters, [S, W], and to what is predicted, [P, W].
+        """Frames [T, K] to what enters, [S, W], and to what is predicted, [P, W]. Frames [T, K - 1] have no phones.
 
         Prediction 0 is made before the first step entered, prediction s after step s - 1; P is at most S + 1. EOS
-        stands in the content right after the last frame. Empty places are IGNORED.
+        stands in stream 0 right after the last frame. Empty places are IGNORED.
         """
+        if self.phones and codes.shape[1] == self.streams - 1:
+            codes = np.concatenate([np.full((len(codes), 1), IGNORED, np.int64), codes], 1)
         frames = len(codes)
         entering, predicted = self.steps(frames), frames // self.group_size + 1
         if self.lag:
@@ -118,8 +138,7 @@ class Pattern:
         else:
             count = max(len(steps) - self.lag, 0)
             frames = np.stack([steps[k : k + count, k] for k in range(self.streams)], 1)
-        content = frames[:, 0]
-        over = np.flatnonzero((content < 0) | (content == self.end_code))
+        over = np.flatnonzero((frames[:, self.content] < 0) | (frames[:, 0] == self.end_code))
         return frames[: over[0]] if len(over) else frames
 
     def _delayed(self, codes: np.ndarray, steps: int) -> np.ndarray:
@@ -130,8 +149,9 @@ class Pattern:
 
 
 def pattern_of(config: GPTConfig, codebook_sizes: tuple[int, ...]) -> Pattern:
-    """The pattern that a config asks for. Raises ConfigError, see `Pattern`."""
-    return Pattern(tuple(codebook_sizes), config.group_size, config.codebooks)
+    """The pattern that a config asks for, over the streams of the tokens. Raises ConfigError, see `Pattern`."""
+    phones = (config.phones,) if config.phones else ()
+    return Pattern((*phones, *codebook_sizes), config.group_size, config.codebooks, bool(phones))
 
 
 def plain_pattern(end_code: int, streams: int) -> Pattern:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.gpt.patterns import Pattern, plain_pattern
+from modules.gpt.patterns import IGNORED, Pattern, plain_pattern
 
 PAD, TEXT, SPEECH, BEGIN_TEXT, BEGIN_SPEECH, END_SPEECH = range(6)
 KINDS = 6
@@ -30,11 +30,13 @@ class Part:
         text_ids: int array [U].
         codes: int array [T, K]; T = 0 leaves the part open.
         text_features: float array [U, F] for models that read external features, else None.
+        hides_phones: the phones among the codes are to be predicted, but do not enter.
     """
 
     text_ids: np.ndarray
     codes: np.ndarray
     text_features: np.ndarray | None = None
+    hides_phones: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def arrange(
         at = 0
         for part in row:
             entering, predicted = pattern.pack(part.codes)
+            if part.hides_phones:
+                entering[:, : pattern.content] = IGNORED
             units, steps = len(part.text_ids), len(entering)
             speech = at + units + 2  # first step; BEGIN_SPEECH stands right before it
             kinds[b, at] = BEGIN_TEXT

@@ -23,12 +23,19 @@ class Speech:
 
     Args:
         limit: most frames.
+        content: number of the content's stream.
         detector: notices content that goes round in circles; None: nobody looks.
         on_frame: see `Decoder.generate`.
     """
 
-    def __init__(self, limit: int, detector: LoopDetector | None, on_frame: Callable[[int, Tensor], None] | None):
-        self.limit, self.detector, self.on_frame = limit, detector, on_frame
+    def __init__(
+        self,
+        limit: int,
+        detector: LoopDetector | None,
+        on_frame: Callable[[int, Tensor], None] | None,
+        content: int = 0,
+    ):
+        self.limit, self.detector, self.on_frame, self._content = limit, detector, on_frame, content
         self.frames: list[list[int]] = []
         self.content: list[int] = []
         self.stopped_by: StoppedBy | None = None
@@ -50,7 +57,7 @@ class Speech:
         """The next frame is complete."""
         self.frames.append(frame)
         if self.on_frame is not None:
-            self.on_frame(len(self.frames), torch.tensor(frame))
+            self.on_frame(len(self.frames), torch.tensor(frame[self._content :]))
 
     def spoken(self) -> list[list[int]]:
         """The frames that count."""
@@ -78,7 +85,7 @@ class GroupWriter:
             if frame is not None:
                 speech.add_frame(frame)
                 step.append(frame)
-            speech.add_content(None if frame is None else frame[0])
+            speech.add_content(None if frame is None else frame[heads.pattern.content])
             if speech.stopped_by is not None:
                 return None
         return [code for frame in step for code in frame]
@@ -97,7 +104,7 @@ class DelayWriter:
         speech, step = self.speech, [IGNORED] * self.streams
         older = list(self._begun)
         if speech.stopped_by is None:
-            code = self.chooser.content(hidden, speech.content)
+            code = self.chooser.first(hidden, speech.content)
             speech.add_content(code)
             if code is not None:
                 self._begun.append([code])

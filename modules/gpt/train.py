@@ -11,7 +11,7 @@ from modules.checkpoint import Lineage
 from modules.gpt.dataset import Row
 from modules.gpt.decode import DecodeOptions, Decoder, Prompt, frame_limits
 from modules.gpt.lora import has_lora, merged, save_adapter
-from modules.gpt.losses import STREAM_NAMES, Scored, score
+from modules.gpt.losses import Scored, score, stream_names
 from modules.gpt.model import SpeechGPT, save_gpt
 from modules.gpt.sequence import Part, Sequences
 from modules.training.muon import Muon
@@ -31,7 +31,7 @@ class StageOptions:
         learning_rate: of AdamW and, by the scaling of `Muon`, of the matrices too.
         weight_decay: on matrices and tables.
         label_smoothing: of the content stream.
-        stream_weight: weight of every stream after the first in the summed loss.
+        stream_weight: weight of every stream but phones and content in the summed loss.
         sampled_targets: validation rows that are also spoken freely, for the EOS rate and the length ratio.
     """
 
@@ -80,24 +80,25 @@ class GPTStage:
         self.samples = samples
         self.modules: dict[str, nn.Module] = {"gpt": model}
         self.optimizers = {"gpt": build_optimizer(model, options)}
-        self.weights = dict.fromkeys(STREAM_NAMES[1:], options.stream_weight)
+        self.names = stream_names(model.pattern)
+        self.weights = dict.fromkeys(set(self.names) - {"phones", "content"}, options.stream_weight)
 
     def phases(self, step: int) -> tuple[str, ...]:
         """One phase."""
         return ("gpt",)
 
     def losses(self, phase: str, batch: Sequences) -> dict[str, Tensor]:
-        """Mean cross-entropy of each stream over all predicted frames; EOS is a class of the content stream.
+        """Mean cross-entropy of each stream over all predicted frames; EOS is a class of stream 0.
 
         That of the content is also told apart: rows of one utterance alone, and pairs of prompts and target.
         """
         streams = self._score(batch, self.options.label_smoothing)
-        losses = {name: stream.mean() for name, stream in zip(STREAM_NAMES, streams, strict=False)}
+        losses = {name: stream.mean() for name, stream in zip(self.names, streams, strict=True)}
         with torch.no_grad():
-            content = streams[0]
+            content = streams[self.model.pattern.content]
             hits, counted = content.hits(METRIC_TARGETS)  # metrics over every class are not free on a CPU
             losses["_accuracy"] = hits[counted].float().mean()
-            losses["_eos"] = content.losses[content.targets == self.model.end_code].mean()
+            losses["_eos"] = streams[0].losses[streams[0].targets == self.model.end_code].mean()
             prompted = (batch.groups % 2 == 1).repeat(batch.group_size)
             for name, rows in (("_content_alone", ~prompted), ("_content_pair", prompted)):
                 rows = rows & content.valid
@@ -134,11 +135,11 @@ class GPTStage:
         return files + (save_adapter(Path(folder) / ADAPTER_FOLDER, self.model) if adapted else [])
 
     def _score(self, batch: Sequences, smoothing: float = 0.0) -> list[Scored]:
-        return score(self.model(batch), batch.targets, len(self.model.codebook_sizes), smoothing)
+        return score(self.model(batch), batch.targets, self.model.pattern, smoothing)
 
     def _measure(self, batch: Sequences, sums: dict[str, list[float]]) -> None:
-        streams = dict(zip(STREAM_NAMES, self._score(batch), strict=False))
-        content, prosody = streams["content"], streams.get("prosody")
+        streams = dict(zip(self.names, self._score(batch), strict=True))
+        content, prosody, first = streams["content"], streams.get("prosody"), streams[self.names[0]]
         for name, stream in streams.items():
             _add(sums, name, stream.losses, stream.valid)
             hits, counted = stream.hits()
@@ -146,12 +147,14 @@ class GPTStage:
             if batch.group_size > 1:
                 _add_places(sums, f"{name}_place", stream.losses, stream.valid, batch.group_size)
                 _add_places(sums, f"{name}_accuracy_place", hits.float(), counted, batch.group_size)
-        _add(sums, "eos", content.losses, content.targets == self.model.end_code)
+        _add(sums, "eos", first.losses, first.targets == self.model.end_code)
         for group in batch.groups.unique().tolist():
             language, kind = self.validation.group_name(group).rsplit("_", 1)
             here = (batch.groups == group).repeat(batch.group_size)
             _add(sums, f"content_{kind}", content.losses, here & content.valid)
             _add(sums, f"content_{language}_{kind}", content.losses, here & content.valid)
+            if first is not content:
+                _add(sums, f"phones_{language}_{kind}", first.losses, here & first.valid)
             if prosody is not None:
                 _add(sums, f"prosody_{kind}", prosody.losses, here & prosody.valid)
 

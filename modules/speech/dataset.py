@@ -1,24 +1,25 @@
 """Speech with phone labels, for training the semantic tokenizer.
 
 Rows come from corpus stores (`modules/corpus`): audio, labels, and for synthetic speech the end of each
-label in samples. Augmentation happens on the wave (noise, level) and on the mels (band warp, masks).
+label in samples. Augmentation happens on the wave (`modules/audio/augmentation.py`) and on the mels (band warp, masks).
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from modules.audio.augmentation import AugmentOptions, augment, playing_speed
 from modules.audio.resample import resample
 from modules.data.store import FeatureStore
 
 LABEL_RATE_HZ = 50
 IGNORE = -100
 BUCKET_TOKENS = 8
-HUM_SAMPLES = 12
+BABBLERS = 3
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class RecognitionDataset:
         split: "train", "dev" or "test".
         sample_rate: of the tokenizer.
         max_seconds: longer clips are left out.
-        augment: add noise and change the level.
+        augment: degrade clips at random: True as `AugmentOptions` says, or with options of one's own.
+        drop: keys of the rows that are left out.
     """
 
     def __init__(
@@ -58,20 +60,21 @@ class RecognitionDataset:
         split: str,
         sample_rate: int = 16000,
         max_seconds: float = 10.0,
-        augment: bool = True,
+        augment: bool | AugmentOptions = True,
+        drop: Collection[str] = (),
     ):
         self.stores = stores
         self.index_of = {label: i + 1 for i, label in enumerate(labels)}
         self.sample_rate = sample_rate
-        self.augment = augment
+        self.augment = AugmentOptions() if augment is True else augment or None
         self.rows: list[tuple[int, int]] = []
         self.seconds: list[float] = []
         self.sources: list[str] = []
         self.languages: list[str] = []
         for which, store in enumerate(stores):
-            columns = (store.column(name) for name in ("split", "seconds", "phones", "source", "language"))
-            for row, (part, seconds, phones, source, language) in enumerate(zip(*columns, strict=True)):
-                if part == split and phones and 0.4 <= seconds <= max_seconds:
+            columns = (store.column(name) for name in ("key", "split", "seconds", "phones", "source", "language"))
+            for row, (key, part, seconds, phones, source, language) in enumerate(zip(*columns, strict=True)):
+                if part == split and phones and 0.4 <= seconds <= max_seconds and key not in drop:
                     self.rows.append((which, row))
                     self.seconds.append(seconds)
                     self.sources.append(source)
@@ -85,8 +88,10 @@ class RecognitionDataset:
         which, row = self.rows[index]
         item = self.stores[which].row(row, ("audio", "sample_rate", "phones", "phone_ends"))
         rate = int(item["sample_rate"])
-        audio = np.asarray(item["audio"], dtype=np.float32) / 32768.0
-        wav = resample(audio, rate, self.sample_rate)
+        if self.augment is not None:
+            # To play a clip faster is to say that it was recorded at a higher rate: its labels move along.
+            rate = round(rate * playing_speed(self.augment, rng))
+        wav = resample(_samples(item["audio"]), rate, self.sample_rate)
         names = item["phones"].split(" ")
         labels = np.array([self.index_of.get(n, 0) for n in names], dtype=np.int64)
         ends = np.asarray(item["phone_ends"], dtype=np.int64)
@@ -97,9 +102,15 @@ class RecognitionDataset:
             for label, end in zip(labels, ends * LABEL_RATE_HZ / rate, strict=True):
                 frames[round(start) : round(end)] = label
                 start = end
-        if self.augment:
-            wav = _augment(wav, rng)
+        if self.augment is not None:
+            wav = augment(wav, self.sample_rate, self.augment, rng, self._voices)
         return {"wav": wav, "labels": labels[labels > 0], "frames": frames}
+
+    def _voices(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """The sound of a few clips, whichever."""
+        chosen = (self.rows[int(i)] for i in rng.integers(len(self.rows), size=BABBLERS))
+        items = [self.stores[which].row(row, ("audio", "sample_rate")) for which, row in chosen]
+        return [resample(_samples(i["audio"]), int(i["sample_rate"]), self.sample_rate) for i in items]
 
 
 def collate(items: Sequence[dict[str, np.ndarray]], samples_per_token: int = 640) -> RecognitionBatch:
@@ -166,13 +177,6 @@ def mask_bands_and_frames(mel: Tensor, generator: torch.Generator | None = None)
     return mel * keep
 
 
-def _augment(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Half of the clips get noise 15 to 55 dB below their own level: white, or with the fall of a room's hum."""
-    if rng.random() < 0.5:
-        noise = rng.standard_normal(len(wav), dtype=np.float32)
-        if rng.random() < 0.5:
-            smooth = np.cumsum(noise)
-            noise[HUM_SAMPLES:] = smooth[HUM_SAMPLES:] - smooth[:-HUM_SAMPLES]
-        power = np.sqrt(np.mean(wav**2) / (np.mean(noise**2) + 1e-9))
-        wav = wav + noise * np.float32(power * 10 ** (rng.uniform(-55, -15) / 20))
-    return wav
+def _samples(audio: np.ndarray) -> np.ndarray:
+    """int16 of a store as float32 within -1..1."""
+    return np.asarray(audio, dtype=np.float32) / 32768.0

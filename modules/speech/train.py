@@ -1,5 +1,6 @@
 """Training stage of the semantic tokenizer: CTC on all clips, frame labels where timing is known."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from modules.errors import UserError
 from modules.speech.dataset import IGNORE, RecognitionBatch, mask_bands_and_frames, warp_bands
 from modules.speech.s3 import BLANK, SemanticTokenizer
 from modules.training.optimizers import muon_and_adamw
+from modules.training.relabel import carry_labels
 
 RECOGNISER_PREFIX = "recogniser."
 
@@ -107,11 +109,11 @@ def save_tokenizer(path: Path, model: SemanticTokenizer, lineage: Lineage, dtype
     save_weights(path, model.state_dict(), config, lineage, dtype)
 
 
-def load_tokenizer(path: Path, *, with_recogniser: bool = False) -> SemanticTokenizer:
+def load_tokenizer(path: Path, *, with_recogniser: bool | None = False) -> SemanticTokenizer:
     """Read a tokenizer in eval mode.
 
     Args:
-        with_recogniser: keep the recognition head (training, judging); inference leaves it out.
+        with_recogniser: keep the recognition head (training, judging); inference leaves it out. None: if there is one.
 
     Raises:
         UserError: missing or foreign file, or a head was asked for and the file has none.
@@ -124,11 +126,26 @@ def load_tokenizer(path: Path, *, with_recogniser: bool = False) -> SemanticToke
             file=str(path),
             stage="speech tokenizer",
         )
+    if with_recogniser is None:
+        with_recogniser = any(name.startswith(RECOGNISER_PREFIX) for name in weights.state)
     labels = tuple(weights.config["labels"]) if with_recogniser else ()
     model = SemanticTokenizer(from_dict(SpeechTokenizerConfig, weights.config["tokenizer"]), labels)
     state = {k: v for k, v in weights.state.items() if with_recogniser or not k.startswith(RECOGNISER_PREFIX)}
     model.load_state_dict(state)
     return model.eval()
+
+
+def relabel(model: SemanticTokenizer, labels: Sequence[str]) -> SemanticTokenizer:
+    """The same tokenizer with a recognition head for other labels: those it knew go on, others begin afresh."""
+    if tuple(labels) == tuple(model.labels):
+        return model
+    wider = SemanticTokenizer(model.config, tuple(labels))
+    state = model.state_dict()
+    for name, fresh in wider.state_dict().items():
+        if name.startswith(f"{RECOGNISER_PREFIX}out."):
+            state[name] = carry_labels(state[name], fresh, model.labels, labels)
+    wider.load_state_dict(state)
+    return wider.train(model.training)
 
 
 def strip_recogniser(model: SemanticTokenizer) -> SemanticTokenizer:

@@ -94,7 +94,7 @@ def test_guidance_moves_away_from_what_is_said_without_the_text(model):
         options = replace(FREE, guidance=guidance)
         chooser = FrameChooser(decoder, options, [p.weight for p in prompts], torch.Generator())
         both = [*rows, *map(without_text, rows)] if guidance else rows
-        seen.append(chooser.content_logits(decoder._prefill(both, options)[0]).log_softmax(-1))
+        seen.append(chooser.first_logits(decoder._prefill(both, options)[0]).log_softmax(-1))
     told, untold, guided = seen
     torch.testing.assert_close(guided, (told + 1.5 * (told - untold)).log_softmax(-1), atol=1e-4, rtol=1e-4)
 
@@ -143,7 +143,7 @@ def test_no_reference_is_the_bare_target(model):
 def test_eos_waits_for_the_fewest_frames_and_then_ends(model):
     decoder, prompts = Decoder(model), build_prompts([reference(1)], [3], 2)
     # What speaks when EOS is by far the likeliest class.
-    decoder.content_logits = lambda hidden: torch.nn.functional.one_hot(torch.tensor([64]), 65).float() * 30
+    decoder.first_logits = lambda hidden: torch.nn.functional.one_hot(torch.tensor([64]), 65).float() * 30
     options = DecodeOptions(min_frames=7, max_frames=50, seed=1)
     generated = decoder.generate(prompts, options=options)
     assert (len(generated.codes), generated.stopped_by) == (7, "eos")
@@ -162,7 +162,7 @@ def circling(decoder: Decoder) -> Decoder:
     def logits(hidden: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(torch.tensor([1 + next(count) % 3]), 65).float() * 12
 
-    decoder.content_logits = logits
+    decoder.first_logits = logits
     return decoder
 
 
@@ -178,7 +178,7 @@ def test_the_guard_stops_a_loop_and_keeps_one_round(model):
 
 def test_repetition_awareness_draws_again_what_is_overused(model):
     decoder = Decoder(model)
-    decoder.content_logits = lambda hidden: torch.zeros(1, 65).index_fill(1, torch.tensor([9]), 3.0)
+    decoder.first_logits = lambda hidden: torch.zeros(1, 65).index_fill(1, torch.tensor([9]), 3.0)
     prompts = build_prompts([], [3], 2)
     options = DecodeOptions(min_frames=40, max_frames=40, top_k=1, seed=1, guard=False, ras_threshold=0.3)
     aware = decoder.generate(prompts, options=options).codes[:, 0]

@@ -138,7 +138,7 @@ def test_cached_steps_equal_the_whole_model(make, way, positions, options):
         logits = []
         for n, frame in enumerate(frames):
             state = decoder.place(hidden, frames[:n])
-            logits.append(decoder.content_logits(state))
+            logits.append(decoder.first_logits(state))
             logits += [decoder.stream_logits(k, state, frame[:k]) for k in range(1, streams)]
         seen.append(logits)
         if s < len(entering):
@@ -239,10 +239,10 @@ def test_the_least_and_the_guard_are_in_frames(make, way):
     model = make(way)
     prompts, count = build_prompts([], [3], 2), iter(range(10_000))
     decoder = Decoder(model)
-    decoder.content_logits = lambda hidden: F.one_hot(torch.tensor([64]), 65).float() * 12
+    decoder.first_logits = lambda hidden: F.one_hot(torch.tensor([64]), 65).float() * 12
     ended = decoder.generate(prompts, options=DecodeOptions(min_frames=7, max_frames=30, seed=1, top_k=1))
     assert (len(ended.codes), ended.stopped_by) == (7, "eos")
-    decoder.content_logits = lambda hidden: F.one_hot(torch.tensor([1 + next(count) % 3]), 65).float() * 12
+    decoder.first_logits = lambda hidden: F.one_hot(torch.tensor([1 + next(count) % 3]), 65).float() * 12
     options = DecodeOptions(max_frames=200, ras_window=0, seed=1, top_k=1)
     stuck = decoder.generate(prompts, options=options)
     assert stuck.stopped_by == "guard" and stuck.codes[:, 0].tolist() == [1, 2, 3]
