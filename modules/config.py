@@ -128,6 +128,9 @@ class GPTConfig:
     codebooks: Literal["chain", "parallel", "delay"] = field(
         "chain", "codes of a frame: each after the one before in one step, all at once, or each a step later"
     )
+    reading: Literal["attention", "pointer"] = field(
+        "attention", "how the text is followed: as attention learns to, or by a pointer that says which unit is spoken"
+    )
     phones: int = field(0, "classes of a stream of phone labels that is said before the content; 0 = none", 0, 1024)
     dropout: float = field(0.1, "dropout on embeddings and residuals in training", 0, 0.9)
 

@@ -26,6 +26,7 @@ from modules.gpt.dataset import (
     MixSampler,
     PromptDataset,
     batches_of,
+    learn_alignment,
     measure_unit_frames,
     phone_names,
     quiet_codes,
@@ -33,9 +34,9 @@ from modules.gpt.dataset import (
 )
 from modules.gpt.lora import RANKS, add_lora
 from modules.gpt.model import SpeechGPT, load_gpt
-from modules.gpt.patterns import Pattern
 from modules.gpt.qwen import start_backbone
 from modules.gpt.train import WEIGHTS_NAME, GPTStage, StageOptions, Validation
+from modules.gpt.unit_alignment import UnitAligner
 from modules.inference.samples import SampleMaker
 from modules.paths import PRETRAINED_MODELS
 from modules.progress import StepProgress
@@ -95,10 +96,14 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         model.statistics["phones"] = _phones(stores, model)
     phones = model.statistics.get("phones", ())
     dataset = PromptDataset(arguments.store, "train", mix, features, model.pattern, phones)
+    aligner = None
+    if model.pattern.pointer:
+        aligner = learn_alignment(dataset, model.text_vocab, model.config.phones)
+        print(f"reading places of {dataset.align(aligner, model.text_vocab)} utterances found")
     model.statistics |= {"frames_per_unit": dataset.frames_per_unit, "quiet_codes": quiet_codes(dataset)}
     if model.config.positions == "aligned" and not arguments.init:
         model.unit_frames.copy_(torch.from_numpy(measure_unit_frames(dataset, model.text_vocab)))
-    stage = _stage(arguments, preset, model, _validation(arguments, mix, features, model.pattern, phones))
+    stage = _stage(arguments, preset, model, _validation(arguments, mix, model, aligner))
 
     def loader(budget: float) -> Loader:
         sampler = MixSampler(dataset, round(budget), arguments.seed)
@@ -264,14 +269,17 @@ def _phones(stores: Sequence[Rows], model: SpeechGPT) -> list[str]:
 
 
 def _validation(
-    arguments: argparse.Namespace, mix: MixOptions, features: bool, pattern: Pattern, phones: Sequence[str]
+    arguments: argparse.Namespace, mix: MixOptions, model: SpeechGPT, aligner: UnitAligner | None
 ) -> Validation:
     """Held-out rows of split dev; without any, nothing is validated."""
+    features, pattern = model.text_config.features != "embedding", model.pattern
     try:
-        dataset = PromptDataset(arguments.store, "dev", mix, features, pattern, phones)
+        dataset = PromptDataset(arguments.store, "dev", mix, features, pattern, model.statistics.get("phones", ()))
     except UserError as error:
         print(f"no validation: {error}", file=sys.stderr)
         return Validation()
+    if aligner is not None:
+        dataset.align(aligner, model.text_vocab)
     rows = validation_rows(dataset, arguments.validate_targets)
     collate = Collate(pattern, last_only=True)
     batches = [collate(batch) for batch in batches_of(rows, arguments.batch_frames, pattern)]

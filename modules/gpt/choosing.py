@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from modules.gpt.patterns import Pattern
+from modules.gpt.reading import Pointer
 from modules.gpt.sampling import draw, is_overused, penalize_repetition
 
 
@@ -25,6 +26,7 @@ class DecodeOptions:
             `ras_window` frames is drawn again from the whole distribution; window 0 switches it off.
         phone_top_k, phone_temperature: of the phones, where the model says them before the content. EOS is one of them.
         prosody_top_k, prosody_temperature: of the other streams.
+        advance_temperature: of how far the text is gone on with, where a pointer follows it.
         min_frames: EOS is impossible before this many new frames.
         max_frames: most new frames.
         guidance: how far to move away from what would be said without the text (classifier-free guidance, Ho and
@@ -44,6 +46,7 @@ class DecodeOptions:
     phone_temperature: float = 0.6
     prosody_top_k: int = 8
     prosody_temperature: float = 0.8
+    advance_temperature: float = 0.8
     min_frames: int = 1
     max_frames: int = 1000
     guidance: float = 0.0
@@ -67,16 +70,30 @@ class Heads(Protocol):
         """Logits of stream k >= 1 after the frame's earlier codes: [n, H] -> [n, V_k] on the CPU."""
 
 
+class Reads(Protocol):
+    """What follows the text."""
+
+    pointer: Pointer
+
+
 class FrameChooser:
     """Draws codes from hidden states, by the options.
 
     Args:
         weights: [n] of the prompts, whose distributions are mixed; the first n rows of the hidden states follow them,
             and with guidance as many rows without text come after.
+        reader: whose pointer follows the text; it goes on with every frame.
     """
 
-    def __init__(self, heads: Heads, options: DecodeOptions, weights: Sequence[float], generator: torch.Generator):
-        self.heads, self.options, self.generator = heads, options, generator
+    def __init__(
+        self,
+        heads: Heads,
+        options: DecodeOptions,
+        weights: Sequence[float],
+        generator: torch.Generator,
+        reader: Reads | None = None,
+    ):
+        self.heads, self.options, self.generator, self.reader = heads, options, generator, reader
         self.rows = len(weights)
         mixed = torch.tensor(weights)
         self.weights = mixed / mixed.sum() if len(weights) > 1 else None
@@ -93,16 +110,32 @@ class FrameChooser:
         if self.phones:
             logits = mix(self.heads.stream_logits(1, hidden[: self.rows], frame), self.weights)
             frame.append(self._content(logits, content))
-        for stream in range(len(frame), self.streams):
+        for stream in range(len(frame), self.heads.pattern.tokens.stop):
             frame.append(self.stream(stream, hidden, frame))
+        if self.reader is not None:
+            frame.append(self._advance(hidden, frame))
         return frame
+
+    def _advance(self, hidden: Tensor, frame: list[int]) -> int:
+        """How many text units the pointer goes on by after this frame."""
+        pointer = self.reader.pointer
+        logits = mix(self.heads.stream_logits(len(frame), hidden[: self.rows], frame), self.weights)
+        logits[pointer.most + 1 :] = float("-inf")
+        if pointer.stuck and pointer.most:
+            logits[0] = float("-inf")
+        units = draw(logits, 0, 1.0, self.options.advance_temperature, self.generator)
+        pointer.advance(units)
+        return units
 
     def first(self, hidden: Tensor, content: list[int]) -> int | None:
         """The next code of stream 0, after the content codes so far; None for EOS."""
         o = self.options
         logits = self.first_logits(hidden)
-        if len(content) < o.min_frames:
+        pointer = self.reader.pointer if self.reader else None
+        if len(content) < o.min_frames or (pointer and not pointer.at_end):
             logits[self.end_code] = float("-inf")
+        elif pointer and pointer.stuck:
+            return None  # nothing is left to say
         if self.phones:
             code = draw(logits, o.phone_top_k, 1.0, o.phone_temperature, self.generator)
         else:

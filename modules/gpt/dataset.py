@@ -17,6 +17,7 @@ from modules.data.features import open_store
 from modules.errors import UserError
 from modules.gpt.patterns import IGNORED, Pattern
 from modules.gpt.sequence import Part, Sequences, arrange, part_length
+from modules.gpt.unit_alignment import UnitAligner, runs
 
 PHONES = "phones"
 """Column of feature stores: the phone of each frame by its name, with spaces between; empty where nobody knows."""
@@ -32,6 +33,7 @@ class MixOptions:
         pair_ratio: share of targets that get prompts of the same speaker.
         max_references: most prompts before a target; their number is drawn evenly from 1 to this.
         text_drop: share of prompts that lose their text, so that a reference without transcript is no surprise.
+        hidden_prompts: share of rows whose prompts are as at run time, for models that learn from more than that.
         share_recorded: share of recorded speech among the targets; None keeps the store's own.
         language_exponent: a language of n utterances gets weight n ** this; 1 keeps the store's own, 0 evens out.
         min_seconds, max_seconds: utterances outside are left out.
@@ -41,6 +43,7 @@ class MixOptions:
     pair_ratio: float = 0.75
     max_references: int = 2
     text_drop: float = 0.03
+    hidden_prompts: float = 0.5
     share_recorded: float | None = None
     language_exponent: float = 1.0
     min_seconds: float = 0.4
@@ -69,8 +72,7 @@ class PromptDataset:
         options: see `MixOptions`.
         features: hand text features on (column text_features, U * F values).
         pattern: of the model that is trained, which says how long a row is; None = one frame a step.
-        phones: names of the model's phones; the codes of rows whose phones are known get them as a stream in front.
-            Those of prompts are hidden, since nobody knows them when the model speaks.
+        phones: names of the model's phones; rows whose phones are known get them.
 
     Raises:
         UserError: gpt_no_utterances when nothing is left, and those of `open_store`.
@@ -89,6 +91,8 @@ class PromptDataset:
     ):
         self.options, self.pattern = options, pattern
         self._phones = {name: number for number, name in enumerate(phones)}
+        self.reads: dict[int, np.ndarray] = {}
+        """Utterance -> the text unit that each of its frames says, [T]; filled by `align`."""
         self._stores = [open_store(folder) for folder in stores]
         self._columns = (*self.COLUMNS, "text_features") if features else self.COLUMNS
         tables = [_table(i, store, split, options, pattern) for i, store in enumerate(self._stores) if len(store)]
@@ -147,27 +151,51 @@ class PromptDataset:
         """Row `index`; `rng` decides which prompts lose their text."""
         chosen = self.choose(index)
         drop = rng.random(len(chosen)) < self.options.text_drop
-        parts = [self.part(i, bool(d), prompt=True) for i, d in zip(chosen[:-1], drop[:-1], strict=True)]
+        hidden = rng.random() < self.options.hidden_prompts
+        parts = [self.part(i, bool(d), hidden) for i, d in zip(chosen[:-1], drop[:-1], strict=True)]
         return self.row([*parts, self.part(chosen[-1])], chosen[-1])
 
     def row(self, parts: Sequence[Part], target: int) -> Row:
         """A row with the group of its target."""
         return Row(tuple(parts), int(2 * self.language_of[target] + (len(parts) > 1)))
 
-    def part(self, utterance: int, drop_text: bool = False, prompt: bool = False) -> Part:
-        """Read one utterance, without its text if asked; that of a prompt hides its phones."""
-        store = self._stores[self.store_of[utterance]]
-        told = bool(self._phones) and PHONES in store.columns
-        values = store.row(int(self.row_of[utterance]), (*self._columns, PHONES) if told else self._columns)
+    def part(self, utterance: int, drop_text: bool = False, hidden: bool = False) -> Part:
+        """Read one utterance, without its text if asked; a hidden one is a reference as at run time."""
+        values = self._stores[self.store_of[utterance]].row(int(self.row_of[utterance]), self._columns)
         text_ids = values["text_ids"][:0] if drop_text else values["text_ids"]
         features = values.get("text_features")
         if features is not None:
             features = features.reshape(len(values["text_ids"]), -1)[: len(text_ids)]
         codes = values["codes"].reshape(int(self.frames[utterance]), -1)
-        if told and values[PHONES]:
-            numbers = [self._phones.get(name, IGNORED) for name in values[PHONES].split(" ")]
-            codes = np.concatenate([np.array(numbers, np.int64)[: len(codes), None], codes], 1)
-        return Part(text_ids, codes, features, hides_phones=prompt)
+        phones, reads = (None, None) if hidden or drop_text else (self.phones(utterance), self.reads.get(utterance))
+        return Part(text_ids, codes, features, phones, reads, hidden)
+
+    def phones(self, utterance: int) -> np.ndarray | None:
+        """Phone of each frame, int64 [T] (IGNORED where the model has no such phone); None where nobody knows."""
+        store = self._stores[self.store_of[utterance]]
+        if not self._phones or PHONES not in store.columns:
+            return None
+        names = store.row(int(self.row_of[utterance]), (PHONES,))[PHONES]
+        if not names:
+            return None
+        numbers = [self._phones.get(name, IGNORED) for name in names.split(" ")]
+        return np.array(numbers, np.int64)[: int(self.frames[utterance])]
+
+    def align(self, aligner: UnitAligner, vocab: int) -> int:
+        """Find out which text unit each frame says, where the phones are known; returns for how many utterances."""
+        known, units, said, frames = [], [], [], []
+        for utterance in range(len(self)):
+            phones = self.phones(utterance)
+            if phones is not None and (phones >= 0).all():
+                sounds, of_frame = runs(phones)
+                known.append(utterance)
+                units.append(np.minimum(self.text_ids(utterance), vocab - 1).astype(np.int64))
+                said.append(sounds)
+                frames.append(of_frame)
+        owners = aligner.align_all(units, said)
+        found = zip(known, owners, frames, strict=True)
+        self.reads = {u: owner[of_frame].astype(np.int16) for u, owner, of_frame in found if owner is not None}
+        return len(self.reads)
 
     def text_ids(self, utterance: int) -> np.ndarray:
         """Text units of an utterance, int [U]."""
@@ -264,7 +292,7 @@ def validation_rows(dataset: PromptDataset, per_language: int, seed: int = 0) ->
             part = dataset.part(target)
             rows.append(dataset.row([part], target))
             if len(others):
-                rows.append(dataset.row([dataset.part(int(rng.choice(others)), prompt=True), part], target))
+                rows.append(dataset.row([dataset.part(int(rng.choice(others)), hidden=True), part], target))
     return rows
 
 
@@ -323,6 +351,19 @@ def measure_unit_frames(dataset: PromptDataset, vocab: int, strength: float = 20
     found = np.full(vocab, usual)
     found[units] += np.linalg.solve(gram, moment)
     return np.maximum(found, least).astype(np.float32)
+
+
+def learn_alignment(dataset: PromptDataset, vocab: int, phones: int, samples: int = 20_000) -> UnitAligner:
+    """Learn which text units say which phones, from utterances whose phones are known."""
+    units, said = [], []
+    for utterance in np.random.default_rng(0).permutation(len(dataset)).tolist():
+        found = dataset.phones(utterance)
+        if found is not None and (found >= 0).all():
+            units.append(np.minimum(dataset.text_ids(utterance), vocab - 1).astype(np.int64))
+            said.append(runs(found)[0])
+            if len(units) >= samples:
+                break
+    return UnitAligner.train(units, said, vocab, phones)
 
 
 def phone_names(stores: Sequence[Rows], samples: int = 20_000) -> list[str]:

@@ -18,6 +18,7 @@ from modules.errors import Stopped, UserError
 from modules.gpt.choosing import DecodeOptions, FrameChooser
 from modules.gpt.model import CodeLinear, SpeechGPT
 from modules.gpt.prompts import FusionMode, Prompt, PromptReference, build_prompts, frame_limits, without_text
+from modules.gpt.reading import WINDOW, Pointer
 from modules.gpt.sampling import LoopDetector
 from modules.gpt.sequence import SPEECH, arrange
 from modules.gpt.speaking import Speech, StoppedBy, writer_of
@@ -43,6 +44,29 @@ class Generated:
     codes: Tensor
     stopped_by: StoppedBy
     phones: Tensor | None = None
+
+
+@dataclass
+class Reader:
+    """The pointer while frames are drawn, and what the text gives to each step.
+
+    near: [U, H] what enters where each unit is read, None without text; told [n]: rows that know the text.
+    """
+
+    pointer: Pointer
+    near: Tensor | None
+    told: Tensor
+    steps: int = 0
+
+    def step(self, begin: Tensor) -> tuple[Tensor, Tensor]:
+        """After a frame: what enters besides it, [n, 1, H] (or one zero), and where the rows stand, [n, 1], from where
+        they began."""
+        self.steps += 1
+        told = self.told[:, None]
+        if self.near is None:
+            return begin.new_zeros(1), begin + self.steps
+        near = self.near[self.pointer.unit] * told[..., None]
+        return near, begin + torch.where(told, self.pointer.place, float(self.steps))
 
 
 class Decoder:
@@ -92,9 +116,10 @@ class Decoder:
         with torch.inference_mode():
             rows = [*prompts, *map(without_text, prompts)] if options.guidance else prompts
             hidden, cache, place, limit = self._prefill(rows, options)
-            chooser = FrameChooser(self, options, [prompt.weight for prompt in prompts], generator)
+            reader = self._reader(rows) if self.pattern.pointer else None
+            chooser = FrameChooser(self, options, [prompt.weight for prompt in prompts], generator, reader)
             detector = LoopDetector(quiet=self.quiet_codes) if options.guard else None
-            speech = Speech(limit, detector, on_frame, self.pattern.content)
+            speech = Speech(limit, detector, on_frame, self.pattern.tokens)
             writer = writer_of(chooser, speech)
             while True:
                 if should_stop is not None and should_stop():
@@ -102,8 +127,13 @@ class Decoder:
                 step = writer.write(hidden)
                 if step is None:
                     return self._result(speech)
-                place = None if place is None else place + self.pattern.group_size
-                hidden = self._engine(self._embed(step).expand(len(hidden), 1, -1), cache, place)[:, -1]
+                x = self._embed(step).expand(len(hidden), 1, -1)
+                if reader is None:
+                    place = None if place is None else place + self.pattern.group_size
+                    hidden = self._engine(x, cache, place)[:, -1]
+                else:
+                    near, there = reader.step(place)
+                    hidden = self._engine(x + near, cache, there)[:, -1]
 
     def _prefill(self, prompts: list[Prompt], options: DecodeOptions) -> tuple[Tensor, Cache, Tensor | None, int]:
         """Hidden states at the end of the prompts [n, H], their cache, the last RoPE positions [n, 1] (None: counted
@@ -129,6 +159,20 @@ class Decoder:
         hidden = self._engine(x, cache, positions)[:, -1]
         return hidden, cache, None if positions is None else positions[:, -1:], limit
 
+    def _reader(self, prompts: Sequence[Prompt]) -> Reader:
+        """The pointer over the target's text, which is the same in all prompts that tell it."""
+        told = [len(prompt.parts[-1].text_ids) > 0 for prompt in prompts]
+        target = next((p.parts[-1] for p, there in zip(prompts, told, strict=True) if there), prompts[0].parts[-1])
+        ids = torch.as_tensor(target.text_ids, dtype=torch.int64, device=self._device)
+        features = target.text_features
+        features = None if features is None else torch.as_tensor(features, device=self._device)
+        units = torch.arange(len(ids), device=self._device)
+        around = units[:, None] + torch.tensor(WINDOW, device=self._device)
+        around = torch.where((around >= 0) & (around < len(ids)), around, -1)
+        near = self.model.read(self.model.text(ids, features), around) if len(ids) else None
+        pointer = Pointer(self.model.unit_frames[ids].tolist())
+        return Reader(pointer, near, torch.tensor(told, device=self._device))
+
     def _embed(self, step: list[int]) -> Tensor:
         """Input embedding [H] of a step [W]."""
         if self._tables is None:
@@ -142,7 +186,7 @@ class Decoder:
 
     def _sum(self, x: Tensor, tables: list[Tensor], frame: list[int]) -> Tensor:
         """x and the vectors of a frame's codes, [H]."""
-        for table, code in zip(tables, frame, strict=True):
+        for table, code in zip(tables, frame, strict=False):  # advances have no table
             if code >= 0:
                 x = x + table[code]
         return x
@@ -169,7 +213,7 @@ class Decoder:
     def _result(self, speech: Speech) -> Generated:
         frames = torch.tensor(speech.spoken(), dtype=torch.int64).reshape(-1, self.pattern.streams)
         phones = frames[:, 0] if self.pattern.phones else None
-        return Generated(frames[:, self.pattern.content :], speech.stopped_by or "eos", phones)
+        return Generated(frames[:, self.pattern.tokens], speech.stopped_by or "eos", phones)
 
 
 def _unfolded(head: nn.Sequential) -> tuple[nn.Module, Tensor, Tensor | None]:

@@ -23,7 +23,8 @@ STREAM_NAMES = ("content", "prosody", *(f"stream{k}" for k in range(2, 9)))
 
 def stream_names(pattern: Pattern) -> tuple[str, ...]:
     """A name for each stream that a model says."""
-    return (("phones",) if pattern.phones else ()) + STREAM_NAMES[: pattern.streams - pattern.content]
+    tokens = STREAM_NAMES[: pattern.tokens.stop - pattern.tokens.start]
+    return (("phones",) if pattern.phones else ()) + tokens + (("advance",) if pattern.pointer else ())
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ With `phones` a frame has one more stream, before those of its tokens: the phone
 learned from labels that hold nothing else, whatever the noise in the tokens, and a frame's content is chosen for a
 phone that is known. References have no phones at run time: a gap enters in their place (see `patterns.py`).
 
+With `reading = "pointer"` the model is told which text unit each frame says, and tells how far to go on (`reading.py`).
+
 A model of code vectors (`vector_dim`) reads a frame as one vector of all its codes. Under a delay the codes of a step
 belong to different frames, which have no common vector, so such a model refuses the pattern "delay".
 
@@ -38,6 +40,7 @@ from modules.errors import ConfigError, UserError
 from modules.gpt.backbone import INIT_STD, build_backbone
 from modules.gpt.grouping import Grouping
 from modules.gpt.patterns import pattern_of
+from modules.gpt.reading import WINDOW
 from modules.gpt.sequence import BEGIN_SPEECH, BEGIN_TEXT, KINDS, PAD, SPEECH, Sequences
 from modules.speech.code_table import CodeTable
 
@@ -79,7 +82,7 @@ class SpeechGPT(nn.Module):
         share_tables: use the input table of stream 0 as its output matrix too.
 
     Raises:
-        ConfigError: gpt_delay_grouped, gpt_delay_vectors, gpt_phones_chain, gpt_phones_vectors.
+        ConfigError: gpt_delay_grouped, gpt_delay_vectors, gpt_phones_chain, gpt_phones_vectors, gpt_pointer_positions.
     """
 
     def __init__(
@@ -103,11 +106,18 @@ class SpeechGPT(nn.Module):
                 "gpt.codebooks is delay, which tokens of form grouped do not allow: their frames enter as one vector "
                 "of all codes. Set it to chain or parallel.",
             )
-        if vector_dim is not None and self.pattern.phones:
+        if vector_dim is not None and (self.pattern.phones or self.pattern.pointer):
             raise ConfigError(
                 "gpt_phones_vectors",
-                "gpt.phones is set, which tokens of form grouped do not allow: their frames enter as one vector. "
-                "Set it to 0.",
+                "gpt.phones or gpt.reading pointer is set, which tokens of form grouped do not allow: their frames "
+                "enter as one vector. Set them to 0 and attention.",
+            )
+        if self.pattern.pointer and config.positions != "aligned":
+            raise ConfigError(
+                "gpt_pointer_positions",
+                "gpt.reading is pointer, and gpt.positions is {positions}; a pointer stands on the axis of time, so "
+                "set gpt.positions to aligned.",
+                positions=config.positions,
             )
         self.text_vocab = int(text_vocab)
         self.fsq_levels = tuple(fsq_levels) if fsq_levels else None
@@ -121,7 +131,8 @@ class SpeechGPT(nn.Module):
         self.specials = nn.Parameter(torch.randn(KINDS, hidden) * INIT_STD)
         self.text = TextEmbedding(text, text_vocab, hidden)
         if vector_dim is None:
-            self.speech = nn.ModuleList(CodeTable(size, hidden, lv) for size, lv in zip(sizes, levels, strict=True))
+            entering = zip(sizes[: self.pattern.tokens.stop], levels, strict=False)
+            self.speech = nn.ModuleList(CodeTable(size, hidden, lv) for size, lv in entering)
         else:
             entering = config.group_size * vector_dim
             self.from_vector = nn.Sequential(nn.Linear(entering, hidden), nn.GELU(), nn.Linear(hidden, hidden))
@@ -132,6 +143,8 @@ class SpeechGPT(nn.Module):
         if not self.share_tables:
             self.output = CodeTable(sizes[0], hidden, levels[0])
         self.output_end = nn.Parameter(torch.randn(1, hidden) * INIT_STD)
+        if self.pattern.pointer:
+            self.window = nn.Linear(len(WINDOW) * hidden, hidden, bias=False)
         if config.positions == "aligned":
             self.register_buffer("unit_frames", torch.full((self.text_vocab,), USUAL_UNIT_FRAMES))
         self.heads = nn.ModuleList(
@@ -165,7 +178,7 @@ class SpeechGPT(nn.Module):
         return self.from_vector(vectors.flatten(1))
 
     def _sum(self, tables: nn.ModuleList, codes: Tensor) -> Tensor:
-        """codes [N, K] -> the sum of their vectors [N, H]."""
+        """codes [N, >= K] of K tables -> the sum of their vectors [N, H]."""
         if not self.pattern.has_gaps:
             return sum(F.embedding(codes[:, k], table.matrix()) for k, table in enumerate(tables))
         there = (codes >= 0).unsqueeze(-1)
@@ -186,7 +199,16 @@ class SpeechGPT(nn.Module):
         x = x.index_add(0, sequences.text_positions, text.to(x.dtype))
         if len(sequences.codes):
             x = x.index_add(0, sequences.speech_positions, self.embed_frames(sequences.codes).to(x.dtype))
+        if self.pattern.pointer and len(text):
+            unit, _ = sequences.reading.places(self.unit_frames[sequences.text_ids])
+            x = x.index_add(0, sequences.reading.at, self.read(text, sequences.reading.window(unit)).to(x.dtype))
         return F.dropout(x.view(*kinds.shape, -1), self.config.dropout, self.training)
+
+    def read(self, text: Tensor, around: Tensor) -> Tensor:
+        """What enters of the text that is read: vectors of text units [N, H] and which of them stand around the pointer
+        [R, len(WINDOW)] (-1: none) -> [R, H]."""
+        near = F.embedding(around.clamp_min(0), text) * (around >= 0).unsqueeze(-1)
+        return self.window(near.flatten(1))
 
     def positions(self, sequences: Sequences) -> Tensor | None:
         """RoPE positions [B, L] float, in frames; None when they are simply 0, 1, 2, ..."""
@@ -204,6 +226,8 @@ class SpeechGPT(nn.Module):
         places = torch.arange(kinds.shape[1], device=kinds.device).expand_as(kinds)
         # Text and speech of a part both count from the part's start.
         offset = before - before.gather(1, torch.where(begins, places, 0).cummax(1).values)
+        if sequences.reading is not None and len(sequences.text_ids):
+            offset = self._reading_offsets(sequences, offset)
         part = (kinds == BEGIN_TEXT).cumsum(1)
         spans = offset.new_zeros(kinds.shape[0], int(part.max()) + 1)
         spans = spans.scatter_reduce(1, part, offset + step, "amax")
@@ -211,6 +235,14 @@ class SpeechGPT(nn.Module):
             # A step stands at the last of its frames: what it predicts begins one frame later, as after BOS.
             offset = offset + (group - 1) * (kinds == SPEECH)
         return (spans.cumsum(1) - spans).gather(1, part) + offset
+
+    def _reading_offsets(self, sequences: Sequences, offset: Tensor) -> Tensor:
+        """Steps that read stand at their text unit, and go on with it for as long as it usually lasts."""
+        unit, inside = sequences.reading.places(self.unit_frames[sequences.text_ids])
+        flat = offset.reshape(-1)
+        there = flat[sequences.text_positions[unit.clamp_min(0)]] + inside
+        at = sequences.reading.at
+        return flat.index_copy(0, at, torch.where(unit >= 0, there, flat[at])).view_as(offset)
 
     def expected_frames(self, text_ids: Sequence[int]) -> float:
         """Frames that a text usually takes by its units; 0 when the model does not know."""

@@ -13,9 +13,11 @@ W = G * K places, frame by frame of its group and stream by stream of each frame
 
 - `phones` puts a stream of the model's own in front of the tokens': the phone that is being said. A frame without a
   known phone (a reference at run time) has a gap there, and EOS is a class of the phones instead of the content.
+- `pointer` puts another one behind them: by how many text units the place of reading advances after the frame (see
+  `reading.py`). It is only predicted; what enters is the text at that place.
 
-Shape letters: T frames, K codebooks (the phones included), G frames of a group, W places of a step, S steps that enter,
-P steps predicted.
+Shape letters: T frames, K streams (those of the model's own included), G frames of a group, W places of a step, S steps
+that enter, P steps predicted.
 """
 
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ import numpy as np
 from modules.config import GPTConfig
 from modules.errors import ConfigError
 
+ADVANCES = 8
+"""Classes of the pointer's advances: 0 to 7 text units."""
 IGNORED = -100
 """No code at this place: nothing enters, nothing is learned."""
 
@@ -40,6 +44,7 @@ class Pattern:
         group_size: frames of a step.
         codebooks: see the module's text.
         phones: whether stream 0 is that of the phones.
+        pointer: whether the last stream is that of the pointer's advances.
 
     Raises:
         ConfigError: gpt_delay_grouped, gpt_phones_chain.
@@ -49,13 +54,14 @@ class Pattern:
     group_size: int = 1
     codebooks: Literal["chain", "parallel", "delay"] = "chain"
     phones: bool = False
+    pointer: bool = False
 
     def __post_init__(self) -> None:
-        if self.phones and (self.codebooks != "chain" or self.group_size > 1):
+        if (self.phones or self.pointer) and (self.codebooks != "chain" or self.group_size > 1):
             raise ConfigError(
                 "gpt_phones_chain",
-                "gpt.phones is set, and the content of a frame depends on its phone; set gpt.codebooks to chain and "
-                "gpt.group_size to 1, or gpt.phones to 0.",
+                "gpt.phones or gpt.reading pointer is set, and what a frame says depends on them; set gpt.codebooks to "
+                "chain and gpt.group_size to 1, or gpt.phones to 0 and gpt.reading to attention.",
             )
         if self.codebooks == "delay" and self.group_size > 1:
             raise ConfigError(
@@ -81,6 +87,11 @@ class Pattern:
         return int(self.phones)
 
     @property
+    def tokens(self) -> slice:
+        """Streams of the tokens, without those of the model's own."""
+        return slice(self.content, self.streams - self.pointer)
+
+    @property
     def end_code(self) -> int:
         """Class of EOS in stream 0."""
         return self.codebook_sizes[0]
@@ -98,7 +109,7 @@ class Pattern:
     @property
     def has_gaps(self) -> bool:
         """Whether places of a step that enters may be empty."""
-        return self.group_size > 1 or self.lag > 0 or self.phones
+        return self.group_size > 1 or self.lag > 0 or self.phones or self.pointer
 
     def steps(self, frames: int) -> int:
         """S, the steps that `frames` frames take in a sequence. Works on arrays too."""
@@ -110,13 +121,16 @@ class Pattern:
         return max(steps - self.lag, 0) * self.group_size
 
     def pack(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Frames [T, K] to what enters, [S, W], and to what is predicted, [P, W]. Frames [T, K - 1] have no phones.
+        """Frames [T, K] to what enters, [S, W], and to what is predicted, [P, W]. Frames may be those of the tokens
+        alone: then phones and advances are not known.
 
         Prediction 0 is made before the first step entered, prediction s after step s - 1; P is at most S + 1. EOS
         stands in stream 0 right after the last frame. Empty places are IGNORED.
         """
-        if self.phones and codes.shape[1] == self.streams - 1:
-            codes = np.concatenate([np.full((len(codes), 1), IGNORED, np.int64), codes], 1)
+        if codes.shape[1] == self.tokens.stop - self.tokens.start < self.streams:
+            whole = np.full((len(codes), self.streams), IGNORED, np.int64)
+            whole[:, self.tokens] = codes
+            codes = whole
         frames = len(codes)
         entering, predicted = self.steps(frames), frames // self.group_size + 1
         if self.lag:
@@ -126,6 +140,8 @@ class Pattern:
             targets[frames, 0] = self.end_code
             return inputs, targets
         inputs = _filled(codes, entering * self.group_size)
+        if self.pointer:
+            inputs[:, -1] = IGNORED
         targets = _filled(codes, predicted * self.group_size)
         targets[frames, 0] = self.end_code
         return inputs.reshape(entering, self.width), targets.reshape(predicted, self.width)
@@ -151,7 +167,9 @@ class Pattern:
 def pattern_of(config: GPTConfig, codebook_sizes: tuple[int, ...]) -> Pattern:
     """The pattern that a config asks for, over the streams of the tokens. Raises ConfigError, see `Pattern`."""
     phones = (config.phones,) if config.phones else ()
-    return Pattern((*phones, *codebook_sizes), config.group_size, config.codebooks, bool(phones))
+    advances = (ADVANCES,) if config.reading == "pointer" else ()
+    sizes = (*phones, *codebook_sizes, *advances)
+    return Pattern(sizes, config.group_size, config.codebooks, bool(phones), bool(advances))
 
 
 def plain_pattern(end_code: int, streams: int) -> Pattern:

@@ -60,7 +60,9 @@ def build_prompts(
     target = Part(_array(text_ids), np.zeros((0, codebooks), np.int64), text_features)
     # A stable sort: equal weights keep the order in which they were given.
     used = sorted((r for r in references if r.weight > 0), key=lambda r: r.weight)
-    parts = [Part(_array(r.text_ids), _array(r.codes).reshape(-1, codebooks), r.text_features) for r in used]
+    parts = [
+        Part(_array(r.text_ids), _array(r.codes).reshape(-1, codebooks), r.text_features, hidden=True) for r in used
+    ]
     if mode == "distributions" and len(parts) > 1:
         total = sum(r.weight for r in used)
         return [

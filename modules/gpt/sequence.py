@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from modules.gpt.patterns import IGNORED, Pattern, plain_pattern
+from modules.gpt.reading import Reading, ReadingBuilder
 
 PAD, TEXT, SPEECH, BEGIN_TEXT, BEGIN_SPEECH, END_SPEECH = range(6)
 KINDS = 6
@@ -30,13 +31,31 @@ class Part:
         text_ids: int array [U].
         codes: int array [T, K]; T = 0 leaves the part open.
         text_features: float array [U, F] for models that read external features, else None.
-        hides_phones: the phones among the codes are to be predicted, but do not enter.
+        phones: int array [T] of the phone of each frame, else None; IGNORED where it is not known.
+        reads: int array [T] of the text unit that each frame says, rising, else None.
+        hidden: a reference as at run time: neither phones nor the places of reading are told, or learned.
     """
 
     text_ids: np.ndarray
     codes: np.ndarray
     text_features: np.ndarray | None = None
-    hides_phones: bool = False
+    phones: np.ndarray | None = None
+    reads: np.ndarray | None = None
+    hidden: bool = False
+
+    def frames(self, pattern: Pattern) -> np.ndarray:
+        """Codes of all streams that are known, as `Pattern.pack` takes them."""
+        own = pattern.streams - self.codes.shape[1]
+        if self.hidden or not own or (self.phones is None and self.reads is None):
+            return self.codes
+        whole = np.full((len(self.codes), pattern.streams), IGNORED, np.int64)
+        whole[:, pattern.tokens] = self.codes
+        if pattern.phones and self.phones is not None:
+            whole[:, 0] = self.phones
+        if pattern.pointer and self.reads is not None and len(self.reads):
+            advances = np.diff(self.reads)
+            whole[:-1, -1] = np.where(advances < pattern.codebook_sizes[-1], advances, IGNORED)
+        return whole
 
 
 @dataclass(frozen=True)
@@ -46,7 +65,8 @@ class Sequences:
     kinds [B, L] what each position is; text_positions [N], speech_positions [M], target_positions [P] flat
     indices (b * L + l); text_ids [N]; text_features [N, F] or None; codes [M, W] what enters, targets [P, W] what is
     predicted: content may be the EOS class (= size of codebook 0), what is IGNORED is not there; lengths [B];
-    groups [P] the number that `arrange` was given for the row of each prediction; group_size and lag of the pattern.
+    groups [P] the number that `arrange` was given for the row of each prediction; group_size and lag of the pattern;
+    reading: where the text is read at each step, for patterns with a pointer.
     """
 
     kinds: Tensor
@@ -61,12 +81,16 @@ class Sequences:
     groups: Tensor
     group_size: int = 1
     lag: int = 0
+    reading: Reading | None = None
 
     def to(self, device: torch.device | str) -> "Sequences":
         """The same sequences on `device`."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.reading is not None:
+            moved["reading"] = self.reading.to(device)
         tensors = {name: value for name, value in moved.items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+        there = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+        return replace(self, **there, reading=moved["reading"])
 
 
 def part_length(text_units: int, frames: int, pattern: Pattern | None = None) -> int:
@@ -96,12 +120,11 @@ def arrange(
     width = -(-max(lengths) // pad_multiple) * pad_multiple
     kinds = np.zeros((len(rows), width), np.int64)
     text_at, speech_at, target_at, codes, targets, group_of = [], [], [], [], [], []
+    reading, texts = ReadingBuilder(), 0
     for b, row in enumerate(rows):
         at = 0
         for part in row:
-            entering, predicted = pattern.pack(part.codes)
-            if part.hides_phones:
-                entering[:, : pattern.content] = IGNORED
+            entering, predicted = pattern.pack(part.frames(pattern))
             units, steps = len(part.text_ids), len(entering)
             speech = at + units + 2  # first step; BEGIN_SPEECH stands right before it
             kinds[b, at] = BEGIN_TEXT
@@ -111,10 +134,14 @@ def arrange(
             text_at.append(np.arange(units) + (b * width + at + 1))
             speech_at.append(np.arange(steps) + (b * width + speech))
             codes.append(entering)
-            if steps and (part is row[-1] or not last_only):
+            if steps and not part.hidden and (part is row[-1] or not last_only):
                 target_at.append(np.arange(len(predicted)) + (b * width + speech - 1))
                 targets.append(predicted)
                 group_of.append(np.full(len(predicted), groups[b] if groups is not None else 0, np.int64))
+            if pattern.pointer:
+                told = None if part.hidden else part.reads
+                reading.add(b * width + speech - 1, steps, texts, units, told)
+            texts += units
             at = speech + steps
             if part is not row[-1]:
                 kinds[b, at] = END_SPEECH
@@ -134,6 +161,7 @@ def arrange(
         groups=_join(group_of),
         group_size=pattern.group_size,
         lag=pattern.lag,
+        reading=reading.finished() if pattern.pointer else None,
     )
 
 

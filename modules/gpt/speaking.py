@@ -23,7 +23,7 @@ class Speech:
 
     Args:
         limit: most frames.
-        content: number of the content's stream.
+        tokens: which streams of a frame are those of the tokens.
         detector: notices content that goes round in circles; None: nobody looks.
         on_frame: see `Decoder.generate`.
     """
@@ -33,9 +33,9 @@ class Speech:
         limit: int,
         detector: LoopDetector | None,
         on_frame: Callable[[int, Tensor], None] | None,
-        content: int = 0,
+        tokens: slice = slice(None),
     ):
-        self.limit, self.detector, self.on_frame, self._content = limit, detector, on_frame, content
+        self.limit, self.detector, self.on_frame, self._tokens = limit, detector, on_frame, tokens
         self.frames: list[list[int]] = []
         self.content: list[int] = []
         self.stopped_by: StoppedBy | None = None
@@ -57,7 +57,7 @@ class Speech:
         """The next frame is complete."""
         self.frames.append(frame)
         if self.on_frame is not None:
-            self.on_frame(len(self.frames), torch.tensor(frame[self._content :]))
+            self.on_frame(len(self.frames), torch.tensor(frame[self._tokens]))
 
     def spoken(self) -> list[list[int]]:
         """The frames that count."""

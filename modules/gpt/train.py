@@ -31,7 +31,7 @@ class StageOptions:
         learning_rate: of AdamW and, by the scaling of `Muon`, of the matrices too.
         weight_decay: on matrices and tables.
         label_smoothing: of the content stream.
-        stream_weight: weight of every stream but phones and content in the summed loss.
+        stream_weight: weight in the summed loss of every stream of the tokens but the content.
         sampled_targets: validation rows that are also spoken freely, for the EOS rate and the length ratio.
     """
 
@@ -81,7 +81,7 @@ class GPTStage:
         self.modules: dict[str, nn.Module] = {"gpt": model}
         self.optimizers = {"gpt": build_optimizer(model, options)}
         self.names = stream_names(model.pattern)
-        self.weights = dict.fromkeys(set(self.names) - {"phones", "content"}, options.stream_weight)
+        self.weights = dict.fromkeys(set(self.names) - {"phones", "content", "advance"}, options.stream_weight)
 
     def phases(self, step: int) -> tuple[str, ...]:
         """One phase."""

@@ -35,8 +35,8 @@ def model(make_gpt):
 
 def spoken(seed: int, frames: int = 9, units: int = 4) -> Part:
     rng = np.random.default_rng(seed)
-    codes = np.stack([rng.integers(0, PHONES, frames), rng.integers(0, 64, frames), rng.integers(0, 8, frames)], 1)
-    return Part(rng.integers(0, 40, units), codes)
+    phones, codes = rng.integers(0, PHONES, frames), rng.integers(0, 64, (frames, 2)) % [64, 8]
+    return Part(rng.integers(0, 40, units), codes, phones=phones)
 
 
 def test_frames_without_phones_have_a_gap_and_the_end_is_a_phone():
@@ -61,9 +61,9 @@ def test_phones_need_a_chain_of_single_frames(make_gpt, name, value):
 @torch.inference_mode()
 def test_cached_steps_equal_the_whole_model(model):
     decoder, part = Decoder(model), spoken(3, 11)
-    references = [PromptReference(spoken(n).text_ids, spoken(n, 6 + n).codes[:, 1:], 1.0) for n in (1, 2)]
+    references = [PromptReference(spoken(n).text_ids, spoken(n, 6 + n).codes, 1.0) for n in (1, 2)]
     prompts = build_prompts(references, part.text_ids, 2, "order")
-    entering, predicted = model.pattern.pack(part.codes)
+    entering, predicted = model.pattern.pack(part.frames(model.pattern))
     hidden, cache, place, _ = decoder._prefill(prompts, DecodeOptions(max_frames=20))
     whole = model(arrange([[*prompts[0].parts[:-1], part]], model.pattern, last_only=True))
     for step, target in enumerate(predicted):
@@ -78,25 +78,27 @@ def test_cached_steps_equal_the_whole_model(model):
 
 
 @torch.inference_mode()
-def test_hidden_phones_do_not_enter_but_are_predicted(model):
+def test_hidden_phones_neither_enter_nor_are_learned(model):
     part = spoken(1)
-    other = replace(part, codes=np.concatenate([(part.codes[:, :1] + 1) % PHONES, part.codes[:, 1:]], 1))
-    hidden, hidden_other = (replace(p, hides_phones=True) for p in (part, other))
-    batches = [arrange([[p]], model.pattern) for p in (part, other, hidden, hidden_other)]
-    logits = [model(batch)[0] for batch in batches]
-    assert not torch.allclose(logits[0][1:], logits[1][1:])
+    other = replace(part, phones=(part.phones + 1) % PHONES)
+    target = spoken(2)
+    hidden, hidden_other = (replace(p, hidden=True) for p in (part, other))
+    batches = [arrange([[p, target]], model.pattern) for p in (part, other, hidden, hidden_other)]
+    logits = [model(batch)[0][-8:] for batch in batches]
+    assert not torch.allclose(logits[0], logits[1])
     assert torch.equal(logits[2], logits[3]), "what is hidden must not be heard of"
-    assert torch.equal(batches[2].targets, batches[0].targets) and (batches[2].codes[:, 0] == IGNORED).all()
-    unknown = arrange([[Part(part.text_ids, part.codes[:, 1:])]], model.pattern)
-    assert torch.equal(unknown.codes, batches[2].codes) and (unknown.targets[:-1, 0] == IGNORED).all()
+    assert len(batches[2].targets) == len(target.codes) + 1, "a hidden part teaches nothing"
+    assert (batches[2].codes[: len(part.codes), 0] == IGNORED).all()
+    unknown = arrange([[replace(part, phones=None)]], model.pattern)
+    assert (unknown.codes[:, 0] == IGNORED).all() and (unknown.targets[:-1, 0] == IGNORED).all()
 
 
 @torch.inference_mode()
 def test_the_content_depends_on_the_phone_of_its_frame(model):
     part = spoken(1)
-    changed = part.codes.copy()
-    changed[-1, 0] = (changed[-1, 0] + 1) % PHONES
-    before, after = (model(arrange([[replace(part, codes=c)]], model.pattern)) for c in (part.codes, changed))
+    changed = part.phones.copy()
+    changed[-1] = (changed[-1] + 1) % PHONES
+    before, after = (model(arrange([[replace(part, phones=c)]], model.pattern)) for c in (part.phones, changed))
     assert torch.equal(before[0][:-1], after[0][:-1])
     assert not torch.allclose(before[1][-2], after[1][-2]) and torch.equal(before[1][:-2], after[1][:-2])
 
@@ -128,8 +130,8 @@ def test_text_is_learned_by_heart_and_spoken_with_its_phones(make_gpt):
         prompts = build_prompts([], part.text_ids, 2)
         generated = decoder.generate(prompts, options=options, on_frame=lambda n, f: heard.append(f.tolist()))
         assert generated.stopped_by == "eos"
-        assert generated.codes.tolist() == part.codes[:, 1:].tolist() == heard
-        assert generated.phones.tolist() == part.codes[:, 0].tolist()
+        assert generated.codes.tolist() == part.codes.tolist() == heard
+        assert generated.phones.tolist() == part.phones.tolist()
 
 
 @pytest.fixture
@@ -140,8 +142,8 @@ def told_store(tmp_path):
             part = spoken(n, 8)
             writer.add(
                 f"{n:032x}", text_ids=part.text_ids.astype(np.int32), codebooks=2, seconds=1.0, speaker=f"s{n % 2}",
-                codes=part.codes[:, 1:].flatten().astype(np.int16), language="en", split="train", source="synthetic",
-                phones="" if n == 5 else " ".join(f"p{k}" for k in part.codes[:, 0]),
+                codes=part.codes.flatten().astype(np.int16), language="en", split="train", source="synthetic",
+                phones="" if n == 5 else " ".join(f"p{k}" for k in part.phones),
             )  # fmt: skip
     return tmp_path / "store"
 
@@ -149,21 +151,23 @@ def told_store(tmp_path):
 def test_rows_know_the_phones_of_their_store(told_store):
     names = phone_names([open_store(told_store)])
     assert names == sorted(set(names)) and set(names) <= {f"p{k}" for k in range(PHONES)}
-    data = PromptDataset([told_store], "train", MixOptions(pair_ratio=1.0), pattern=PATTERN, phones=names)
+    data = PromptDataset(
+        [told_store], "train", MixOptions(pair_ratio=1.0, hidden_prompts=1.0), pattern=PATTERN, phones=names
+    )
     prompted = 0
     for index in range(30):
         row, n = data.get(index, np.random.default_rng(0)), index % 6
         target, prompts = row.parts[-1], row.parts[:-1]
         prompted += len(prompts)
-        assert all(part.hides_phones for part in prompts) and not target.hides_phones
-        expected = spoken(n, 8).codes
+        assert all(part.hidden for part in prompts) and not target.hidden
+        assert target.codes.tolist() == spoken(n, 8).codes.tolist()
         if n == 5:
-            assert target.codes.tolist() == expected[:, 1:].tolist()
+            assert target.phones is None
         else:
-            assert [names[k] for k in target.codes[:, 0]] == [f"p{k}" for k in expected[:, 0]]
+            assert [names[k] for k in target.phones] == [f"p{k}" for k in spoken(n, 8).phones]
         arrange([row.parts], PATTERN)
     assert prompted > 15
     some = PromptDataset([told_store], "train", MixOptions(), pattern=PATTERN, phones=names[:1])
-    assert {IGNORED, 0} >= {int(k) for n in range(5) for k in some.part(n).codes[:, 0]}
+    assert {IGNORED, 0} >= {int(k) for n in range(5) for k in some.part(n).phones}
     without = PromptDataset([told_store], "train", MixOptions())
-    assert without.part(0).codes.shape[1] == 2
+    assert without.part(0).phones is None
