@@ -102,6 +102,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-fuse-decoder", action="store_true", help="take the timbre of the heaviest reference alone"
     )
+    parser.add_argument(
+        "--no-guards",
+        action="store_true",
+        help="take every sentence as it comes: no bounds on its length, nothing cut, nothing spoken again",
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of words")
     return parser
 
@@ -227,6 +232,7 @@ def _options(arguments: argparse.Namespace) -> "SpeakOptions":
         fuse_gpt=not arguments.no_fuse_gpt,
         fuse_decoder=not arguments.no_fuse_decoder,
         noise_scale=arguments.noise_scale,
+        guards=not arguments.no_guards,
         forced_seconds=arguments.seconds or (RANDOM_SECONDS if arguments.random_weights else 0.0),
     )
 
@@ -247,7 +253,8 @@ def _speak(
             segments.append(segment)
             if not arguments.json:
                 place = f"{segment.index + 1}/{segment.total}"
-                print(f"{place}  {segment.seconds:5.2f} s  {segment.stopped_by:5}  {segment.text}")
+                again = f"(try {segment.retries + 1}) " if segment.retries else ""
+                print(f"{place}  {segment.seconds:5.2f} s  {segment.stopped_by:5}  {again}{segment.text}")
     except KeyboardInterrupt:
         interrupted = True
         if not segments:
@@ -264,7 +271,7 @@ def _report(
         "first_sound_seconds": round(times[0], 3),
         "sample_rate": synthesizer.sample_rate,
         "seed": synthesizer.used_seed,
-        "sentences": [{"text": s.text, "seconds": round(s.seconds, 3), "stopped_by": s.stopped_by} for s in segments],
+        "sentences": [segment.report() for segment in segments],
     }
 
 

@@ -18,7 +18,7 @@ from modules.data.batching import BatchSampler, Loader
 from modules.data.columns import Rows
 from modules.data.features import open_store
 from modules.data.fit import check_codes, check_codes_made_by, check_fit
-from modules.errors import UserError
+from modules.errors import Stopped, UserError
 from modules.gpt.building import build_gpt_of_preset
 from modules.gpt.dataset import (
     Collate,
@@ -32,15 +32,19 @@ from modules.gpt.dataset import (
     quiet_codes,
     validation_rows,
 )
+from modules.gpt.decode import Decoder
 from modules.gpt.lora import RANKS, add_lora
 from modules.gpt.model import SpeechGPT, load_gpt
 from modules.gpt.qwen import start_backbone
 from modules.gpt.train import WEIGHTS_NAME, GPTStage, StageOptions, Validation
 from modules.gpt.unit_alignment import UnitAligner
+from modules.inference.labelling import Labeller
+from modules.inference.parts import S3_FILE
 from modules.inference.samples import SampleMaker
 from modules.paths import PRETRAINED_MODELS
 from modules.progress import StepProgress
 from modules.speech.grouped import FrameVectors, GroupedQuantizer, load_quantizer, quantizer_hash, stream_sizes
+from modules.speech.train import load_with_head
 from modules.training.loop import LoopConfig
 from modules.training.stage import Samples
 from modules.training.suggestions import usual_learning_rate
@@ -98,8 +102,7 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     dataset = PromptDataset(arguments.store, "train", mix, features, model.pattern, phones)
     aligner = None
     if model.pattern.pointer:
-        aligner = learn_alignment(dataset, model.text_vocab, model.config.phones)
-        print(f"reading places of {dataset.align(aligner, model.text_vocab)} utterances found")
+        aligner = _find_places(arguments, model, dataset, progress)
     model.statistics |= {"frames_per_unit": dataset.frames_per_unit, "quiet_codes": quiet_codes(dataset)}
     if model.config.positions == "aligned" and not arguments.init:
         model.unit_frames.copy_(torch.from_numpy(measure_unit_frames(dataset, model.text_vocab)))
@@ -268,6 +271,27 @@ def _phones(stores: Sequence[Rows], model: SpeechGPT) -> list[str]:
     return names
 
 
+def _find_places(
+    arguments: argparse.Namespace, model: SpeechGPT, dataset: PromptDataset, progress: StepProgress
+) -> UnitAligner | None:
+    """Where the text of each utterance is read: by aligning its phones, or where these are not known by letting the
+    model of --init label it. Gives the aligner of the validation's utterances."""
+    unknown = dataset.unlabelled
+    if arguments.init and unknown.any():
+        tokenizer = load_with_head(arguments.decoder / S3_FILE, arguments.recognition_head)
+        labeller, total = Labeller(Decoder(model.eval()), tokenizer), int(unknown.sum())
+        for done in dataset.label(labeller.label):
+            progress.update(done, total, "reading the recordings")
+            if progress.should_stop():
+                raise Stopped
+        model.train()
+    aligner = None if unknown.all() else learn_alignment(dataset, model.text_vocab, model.config.phones)
+    if aligner is not None:
+        dataset.align(aligner, model.text_vocab)
+    print(f"places of reading of {len(dataset.reads)} of {len(dataset)} utterances found")
+    return aligner
+
+
 def _validation(
     arguments: argparse.Namespace, mix: MixOptions, model: SpeechGPT, aligner: UnitAligner | None
 ) -> Validation:
@@ -313,6 +337,13 @@ def _parser() -> argparse.ArgumentParser:
         default=PRETRAINED_MODELS,
         metavar="FOLDER",
         help="holds the published models, of which a preset may start from one",
+    )
+    parser.add_argument(
+        "--recognition-head",
+        type=Path,
+        default=PRETRAINED_MODELS / "nano-training" / "s3.safetensors",
+        metavar="FILE",
+        help="reads phones in the speech tokens of --decoder, for models that learn them and data that lacks them",
     )
     parser.add_argument(
         "--lora-rank",

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from modules.audio.augmentation import AugmentOptions
 from modules.checkpoint import file_hash, load_training_state
 from modules.config import Preset, load_preset, to_dict
 from modules.data.batching import BatchSampler, Loader
@@ -32,7 +33,7 @@ from modules.vits2.building import build_vits2
 from modules.vits2.dataset import BalancedSampler, DecoderDataset
 from modules.vits2.model import VITS2
 from modules.vits2.train import WEIGHTS_NAME, VITS2Stage, VITS2TrainConfig, warm_start
-from tools.flags import add_options
+from tools.flags import add_options, share
 from tools.running import run_step
 from tools.training import (
     add_beginning,
@@ -74,7 +75,8 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         "tokenizer": preset.tokenizer,
         "text": preset.text,
     }
-    dataset = DecoderDataset(stores, preset.audio, "train", arguments.window_seconds, **tokens)
+    poor = AugmentOptions.of_references(arguments.augment_references) if arguments.augment_references > 0 else None
+    dataset = DecoderDataset(stores, preset.audio, "train", arguments.window_seconds, **tokens, degrade_style=poor)
     model = build_vits2(preset, _text_vocab(arguments, preset), arguments.codebook_sizes or ())
     if arguments.init:
         missing, differing = warm_start(model, *arguments.init)
@@ -221,6 +223,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-seconds", type=float, default=24.0, help="seconds of target audio in a batch")
     parser.add_argument("--window-seconds", type=float, default=2.0, help="longest piece of a clip")
     parser.add_argument("--synthetic-share", type=float, default=0.3, help="share of synthetic clips; -1 = as they are")
+    parser.add_argument(
+        "--augment-references", type=share, default=0.0,
+        help="share of style references that are made poor recordings, 0 to 1: the decoder learns to speak clean all "
+        "the same",
+    )  # fmt: skip
     parser.add_argument("--warmup-steps", type=int, default=100)
     parser.add_argument("--ema-decay", type=float, default=0.998)
     parser.add_argument("--save-every", type=int, default=0, help="steps between saved weights; 0 = at the end only")

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from modules.corpus.phones import PAUSE, normalise_label, split_ipa
-from modules.corpus.pinyin import Syllable, hanzi_syllables
+from modules.corpus.pinyin import hanzi_syllables
+from modules.corpus.readings import CHINESE_VOICE, Reading, read, voice_name
 from modules.errors import UserError
 
 SAMPLE_RATE = 22050
-CHINESE_VOICE = "cmn-latn-pinyin"
 _RETRIEVAL = 1
 _PHONEME_EVENTS, _IPA = 1, 2
 _UTF8 = 1
@@ -29,27 +29,6 @@ _WORD, _PHONEME = 1, 7
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _VOLUME_PERCENT = 55  # at 100 many variants clip
 _BUFFER_MS = 500
-
-# Languages of manifests whose name differs from the voice that reads them; "" = no voice reads it right.
-VOICE_OF_LANGUAGE = {
-    "en": "en-us",
-    "zh": CHINESE_VOICE,
-    "zh-CN": CHINESE_VOICE,
-    "zh-TW": CHINESE_VOICE,
-    "cmn": CHINESE_VOICE,
-    "zh-HK": "",  # Cantonese in hanzi: the voice needs readings that we do not have
-    "ja": "",  # the voice reads kana only
-    "sv-SE": "sv",
-    "ga-IE": "ga",
-    "pa-IN": "pa",
-    "hy-AM": "hy",
-    "nn-NO": "nb",
-    "tw": "",
-    "th": "",
-    "fr": "fr",
-    "es": "es",
-    "pt": "pt-br",
-}
 
 
 class _Id(ctypes.Union):
@@ -105,18 +84,12 @@ class _RawEvent:
     label: str
 
 
-def voice_name(language: str) -> str:
-    """The eSpeak voice for a language tag, "" where none reads it right."""
-    if language in VOICE_OF_LANGUAGE:
-        return VOICE_OF_LANGUAGE[language]
-    return language.lower()
-
-
 class Espeak:
     """The library with its global state: at most one per process.
 
     Args:
-        variants: extra voice variants, name -> text of the variant file, beside the stock ones.
+        variants: extra voice variants, name -> text of the variant file, beside the stock ones. Each file is written
+            when it is first spoken with: eSpeak lists 349 files at most when it starts, and finds none beyond.
 
     Raises:
         UserError: eSpeak NG is not installed or does not start.
@@ -124,7 +97,8 @@ class Espeak:
 
     def __init__(self, variants: dict[str, str] | None = None):
         library, data = _locate()
-        self._folder = _data_with_variants(data, variants) if variants else None
+        self._variants = dict(variants or {})
+        self._folder = _linked_data(data) if variants else None
         if self._folder is not None:
             data = Path(self._folder.name)
         self._library = library
@@ -150,14 +124,19 @@ class Espeak:
         Raises:
             UserError: there is no such voice.
         """
+        return self.speak_reading(read(text, language), voice)
+
+    def speak_reading(self, reading: Reading, voice: VoiceSettings | None = None) -> Speech:
+        """Speak what `modules.corpus.readings.read` made of a text.
+
+        Raises:
+            UserError: there is no such voice.
+        """
         voice = voice or VoiceSettings()
-        tones: dict[int, int] = {}
-        base = voice_name(language)
-        if base == CHINESE_VOICE:
-            text, tones = _pinyin_text(hanzi_syllables(text))
+        base = reading.voice
         name = f"{base}+{voice.variant}" if voice.variant else base
         if not base or not self._set_voice(name):
-            raise UserError("espeak_no_voice", "eSpeak NG has no voice {voice}.", voice=name or language)
+            raise UserError("espeak_no_voice", "eSpeak NG has no voice {voice}.", voice=name)
         parameters = (
             (_RATE, voice.rate),
             (_VOLUME, _VOLUME_PERCENT),
@@ -167,10 +146,10 @@ class Espeak:
         for parameter, value in parameters:
             self._library.espeak_SetParameter(parameter, value, 0)
         self._chunks, self._events = [], []
-        data = text.encode() + b"\0"
+        data = reading.text.encode() + b"\0"
         self._library.espeak_Synth(data, len(data), 0, 1, 0, _UTF8, None, None)
         samples = np.concatenate(self._chunks) if self._chunks else np.zeros(0, np.int16)
-        phones, ends = _timed_phones(self._events, len(samples), tones)
+        phones, ends = _timed_phones(self._events, len(samples), dict(reading.tones), base)
         return Speech(samples, phones, ends)
 
     def phonemes(self, text: str, language: str) -> list[str]:
@@ -181,8 +160,8 @@ class Espeak:
         if base == CHINESE_VOICE:
             return self._chinese_phonemes(text)
         labels: list[str] = []
-        for clause in self._clauses(text):
-            part = [symbol for label in split_ipa(clause) for symbol in normalise_label(label)]
+        for clause in self._clauses(read(text, language).text):
+            part = [symbol for label in split_ipa(clause) for symbol in normalise_label(label, voice=base)]
             if part:
                 labels += [PAUSE, *part] if labels else part
         return labels
@@ -208,9 +187,15 @@ class Espeak:
             # A path loads at once; a bare name makes eSpeak scan all voice files, of which it lists 349 at most.
             language, plus, variant = name.partition("+")
             path = self._files.get(language, language) + plus + variant
+            self._write_variant(variant)
             found = self._library.espeak_SetVoiceByName(path.encode()) == 0
             self._voice = name if found else None
         return self._voice is not None
+
+    def _write_variant(self, name: str) -> None:
+        text = self._variants.pop(name, None)
+        if text is not None and self._folder is not None:
+            (Path(self._folder.name) / "voices" / "!v" / name).write_text(text, encoding="utf-8")
 
     def _receive(self, wave, count: int, events) -> int:
         if count > 0 and wave:
@@ -234,16 +219,9 @@ def _syllable_labels(engine: Espeak, spelling: str, tone: int) -> list[str]:
     return [symbol for label in raw for symbol in normalise_label(label.rstrip("0123456789ɜ"), tone)]
 
 
-def _pinyin_text(syllables: list[Syllable]) -> tuple[str, dict[int, int]]:
-    """The voice's input and the tone by 1-based position of each syllable in it."""
-    text, tones = "", {}
-    for syllable in syllables:
-        tones[len(text) + 1] = syllable.tone
-        text += f"{syllable.spelling}{syllable.tone}{syllable.pause} "
-    return text, tones
-
-
-def _timed_phones(events: list[_RawEvent], length: int, tones: dict[int, int]) -> tuple[list[str], np.ndarray]:
+def _timed_phones(
+    events: list[_RawEvent], length: int, tones: dict[int, int], voice: str
+) -> tuple[list[str], np.ndarray]:
     """Labels and end samples from the start samples of eSpeak's events; the labels cover the audio without gaps."""
     spans: list[tuple[str, int, int]] = []
     tone = 0
@@ -257,7 +235,7 @@ def _timed_phones(events: list[_RawEvent], length: int, tones: dict[int, int]) -
     shortest_pause = SAMPLE_RATE * 6 // 100  # shorter gaps are the closures of stops
     for index, (label, tone, start) in enumerate(spans):
         stop = spans[index + 1][2] if index + 1 < len(spans) else length
-        symbols = normalise_label(label, tone)
+        symbols = normalise_label(label, tone, voice)
         if not symbols and stop - start >= shortest_pause:
             symbols = [PAUSE]
         if symbols == [PAUSE] and phones and phones[-1] == PAUSE:
@@ -308,8 +286,8 @@ def _declare(library: ctypes.CDLL) -> None:
     library.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
 
 
-def _data_with_variants(data: Path | None, variants: dict[str, str]) -> tempfile.TemporaryDirectory | None:
-    """A folder that links to eSpeak's data and adds `variants`; kept as long as the object lives."""
+def _linked_data(data: Path | None) -> tempfile.TemporaryDirectory | None:
+    """A folder that links to eSpeak's data and takes further variants; kept as long as the object lives."""
     if data is None:
         return None
     folder = tempfile.TemporaryDirectory(prefix="espeak-")
@@ -321,6 +299,4 @@ def _data_with_variants(data: Path | None, variants: dict[str, str]) -> tempfile
     target.mkdir(parents=True)
     for entry in (data / "voices" / "!v").iterdir():
         (target / entry.name).symlink_to(entry.resolve())
-    for name, text in variants.items():
-        (target / name).write_text(text, encoding="utf-8")
     return folder

@@ -13,6 +13,7 @@ PAUSE = "_"
 
 _CONSONANTS = "p b t d k ɡ q ʔ c ɟ m n ŋ ɲ f v θ ð s z ʃ ʒ ʂ ʐ ɕ x ɣ h ç β l ʎ r ɾ ɹ ʁ j w ts dz tʃ dʒ tɕ tʂ".split()
 _ASPIRATED = "pʰ tʰ kʰ tsʰ tɕʰ tʂʰ".split()
+_FURTHER = "ʑ dʑ p͈ t͈ k͈ s͈".split()  # Japanese and Polish; the tense consonants of Korean
 _VOWELS = "i ɪ y ʏ e ɛ ø œ a ɑ æ ɐ ə ɚ ɜ ɔ o u ʊ ʌ ɨ ɯ ɤ".split()
 _NASAL = {"ã": "aɑɐæʌ", "ɛ̃": "eɛœøiɪyəɜɨ", "ɔ̃": "oɔuʊɒ"}
 _TONED = "a o e ə ɚ i ɨ u y".split()
@@ -24,21 +25,41 @@ INVENTORY: tuple[str, ...] = (
     *_VOWELS,
     *_NASAL,
     *(f"{vowel}{tone}" for vowel in _TONED for tone in TONES),
+    *_FURTHER,
 )
 _SINGLE = frozenset(INVENTORY)
 _VOWEL_SET = frozenset(_VOWELS)
-_LONGEST = 3
+_LONGEST = 4
 
 # Rare symbol -> nearest symbol of the set ("" drops it).
 _MERGE = {
     "g": "ɡ", "ɦ": "h", "ħ": "h", "ʕ": "ʔ", "ʡ": "ʔ", "χ": "x", "ʀ": "ʁ", "ɻ": "ɹ", "ɽ": "ɾ", "ɺ": "ɾ", "ɭ": "l",
     "ɫ": "l", "ɬ": "l", "ɮ": "l", "ʟ": "l", "ɳ": "n", "ɴ": "ŋ", "ɱ": "m", "ʈ": "t", "ɖ": "d", "ɓ": "b", "ɗ": "d",
-    "ʄ": "ɟ", "ɠ": "ɡ", "ʛ": "ɡ", "ʑ": "ʒ", "ɸ": "f", "ʝ": "j", "ɥ": "w", "ɰ": "ɣ", "ʋ": "v", "ʙ": "b", "ɢ": "ɡ",
+    "ʄ": "ɟ", "ɠ": "ɡ", "ʛ": "ɡ", "ɸ": "f", "ʝ": "j", "ɥ": "w", "ɰ": "ɣ", "ʋ": "v", "ʙ": "b", "ɢ": "ɡ",
     "ʍ": "w", "ɧ": "ʃ", "ɒ": "ɔ", "ɝ": "ɚ", "ɞ": "ɜ", "ʉ": "u", "ɵ": "ø", "ɘ": "ə", "ɶ": "œ", "ᵻ": "ɪ", "ʲ": "j", "ʷ": "w",
     "ᵊ": "ə", "ʦ": "ts", "ʣ": "dz", "ʧ": "tʃ", "ʤ": "dʒ", "ʨ": "tɕ", "ʰ": "", "ʱ": "", "ˀ": "", "ʼ": "", "ɩ": "ɪ", "ʐ": "ʐ",
     "ɷ": "ʊ", "ɿ": "ɨ", "ʅ": "ɨ", "ɚ": "ɚ",
 }  # fmt: skip
-_COMPOUND = {"dʑ": "dʒ", "ʈʂ": "tʂ", "dʐ": "dʒ", "ɖʐ": "dʒ", "tɬ": "t"}
+_COMPOUND = {"ʈʂ": "tʂ", "dʐ": "dʒ", "ɖʐ": "dʒ", "tɬ": "t"}
+# What a voice spells in a way of its own, before anything else.
+_SPELLINGS: dict[str, tuple[tuple[str, str], ...]] = {
+    "ja": (*((nasal, "ŋ") for nasal in ("ũ", "ĩ", "ẽ", "ã", "õ", "ä̃", "ẽ̞", "õ̞", "ɴ")), ("ᵝ", "")),
+    "ko": (
+        ("tʃ", "tɕ"),
+        ("kh", "kʰ"),
+        ("ph", "pʰ"),
+        ("th", "tʰ"),
+        ("p-", "p͈"),
+        ("t-", "t͈"),
+        ("q-", "k͈"),
+        ("s-", "s͈"),
+        ("q", "k"),
+    ),
+    "ru": (("y", "ɨ"), ("tʃʲ", "tɕ"), ("ɕʲ", "ɕ")),
+    "pt-br": (("ʊ̃", "ʊ"), ("ɪ̃", "ɪ")),
+    "cs": (("r̝", "rʒ"), ("ř", "rʒ")),
+    "sv": (("sx", "ʃ"),),
+}
 # The Mandarin voice's own spellings.
 _MANDARIN = {
     "ts.": "tʂ",
@@ -61,8 +82,10 @@ class _Columns(Protocol):
     def column(self, name: str) -> list: ...
 
 
-def normalise_label(label: str, tone: int = 0) -> list[str]:
+def normalise_label(label: str, tone: int = 0, voice: str = "") -> list[str]:
     """The symbols of one eSpeak label, in order; `tone` 1-5 marks a Mandarin syllable (the nucleus gets the digit).
+
+    `voice` is eSpeak's name of the voice: some spell a sound in a way of their own.
 
     Language switches such as "(en)", stress, length and unknown marks vanish, so the list may be empty.
     """
@@ -70,6 +93,10 @@ def normalise_label(label: str, tone: int = 0) -> list[str]:
         return []
     if tone:
         return _mandarin(label, tone)
+    if voice in _SPELLINGS:
+        label = unicodedata.normalize("NFC", label)
+        for spelling, symbol in _SPELLINGS[voice]:
+            label = label.replace(spelling, symbol)
     return _split(label)
 
 

@@ -23,6 +23,10 @@ _SPOKEN = {
     "ê": "ei",
     "lve": "lue",
     "nve": "nue",
+    "xiong": "xong",
+    "qiong": "qong",
+    "jiong": "jong",
+    "wong": "weng",
 }
 _PUNCTUATION = {"。": ".", "，": ",", "、": ",", "；": ",", "：": ",", "？": "?", "！": "!", "…": ".", "—": ","}
 _MARKS = frozenset(".,?!;:")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from modules.corpus.texts import phrase_key
+from modules.corpus.cleaning import phrase_key
 
 HELD_PERCENT = 6  # of the texts, for dev and for test each
 FILE_NAME = "splits.json"

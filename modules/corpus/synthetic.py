@@ -6,37 +6,28 @@ breathy voices is the exception: eSpeak starts it from memory that it does not c
 """
 
 import multiprocessing
+import multiprocessing.context
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from modules.corpus import texts as texts_module
-from modules.corpus.composed import composed_phrases
 from modules.corpus.espeak import SAMPLE_RATE, Speech, VoiceSettings
 from modules.corpus.speaking import Planned, speak_chunk
-from modules.corpus.splits import held_count, text_split, write_splits
-from modules.corpus.texts import Phrase, distinct
-from modules.corpus.voices import SPLITS, VoiceSet, make_voices
+from modules.corpus.splits import held_count, write_splits
+from modules.corpus.switching import languages_of, switched_lines
+from modules.corpus.texts import Phrase, choose_texts, phrase_split
+from modules.corpus.voices import SPLITS, SyntheticSpeaker, VoiceSet, make_voices
 from modules.data.store import StoreWriter, entry_key
 from modules.errors import Stopped, UserError
 
 LICENCE = "synthetic speech (eSpeak NG); text: {source}"
 MIN_SECONDS, MAX_SECONDS = 0.25, 15.0
 _RATE_JITTER = 0.05
-# How likely a phrase of a source is taken: help pages repeat themselves, fortunes and transcripts are plain language.
-SOURCE_WEIGHTS = {
-    "fortunes": 1.0,
-    "handbook": 0.3,
-    "help": 0.15,
-    "phrasebook": 0.8,
-    "transcript": 3.0,
-    "file": 3.0,
-    "composed": 0.6,
-}
-_CHINESE_WEIGHTS = {"fortunes": 0.15, "handbook": 0.6, "help": 0.2}  # the Chinese fortunes are half classical verse
+# What a server process loads once, so that the process of a chunk starts in milliseconds.
+_PRELOADED = ["modules.corpus.synthetic", "modules.corpus.speaking", "modules.progress", "pypinyin", "fugashi"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,7 @@ class SyntheticConfig:
     """What to build.
 
     Attributes:
-        utterances: number per language.
+        utterances: number per language, or pair of languages such as "en+de".
         seed: decides voices, choice of texts and pairing.
         noise_db: level of the added noise against full scale; silence must not be exact zeros. None adds none.
         chunk: utterances spoken by one process life.
@@ -73,45 +64,6 @@ class Report:
         self.speakers.setdefault(split, set()).add(speaker)
 
 
-def gather_texts(
-    language: str,
-    files: Sequence[Path] = (),
-    transcripts: Sequence[str] = (),
-    seed: int = 0,
-    share: Path = texts_module.SHARE,
-) -> list[Phrase]:
-    """All distinct phrases for a language, the more natural sources first."""
-    found: list[Phrase] = list(texts_module.book_phrases(language))
-    for path in files:
-        found += texts_module.file_phrases(path, language)
-    found += [
-        Phrase(phrase, language, "transcript")
-        for text in transcripts
-        for phrase in texts_module.clean_phrases(text, language)
-    ]
-    found += texts_module.installed_phrases(language, share)
-    if language == "zh":
-        found += composed_phrases(seed)
-    return distinct(found)
-
-
-def choose_texts(phrases: Sequence[Phrase], count: int, rng: np.random.Generator) -> list[Phrase]:
-    """`count` phrases by source weight, without repetition while there are enough (Efraimidis and Spirakis, 2006)."""
-    if not phrases:
-        return []
-    weights = np.array([_weight(phrase) for phrase in phrases])
-    order: list[int] = []
-    while len(order) < count:
-        keys = np.log(rng.random(len(phrases))) / weights
-        order += np.argsort(-keys)[: count - len(order)].tolist()
-    return [phrases[index] for index in order]
-
-
-def _weight(phrase: Phrase) -> float:
-    special = _CHINESE_WEIGHTS if phrase.language == "zh" else {}
-    return special.get(phrase.source, SOURCE_WEIGHTS.get(phrase.source, 1.0))
-
-
 def make_plan(config: SyntheticConfig, texts: dict[str, list[Phrase]], voices: VoiceSet) -> list[Planned]:
     """Every utterance of the corpus, in a fixed shuffled order.
 
@@ -119,34 +71,46 @@ def make_plan(config: SyntheticConfig, texts: dict[str, list[Phrase]], voices: V
         UserError: there are no texts for a language.
     """
     plan: list[Planned] = []
-    for number, (language, count) in enumerate(sorted(config.utterances.items())):
-        rng = np.random.default_rng([config.seed, number, len(language)])
+    for language, count in sorted(config.utterances.items()):
+        rng = np.random.default_rng([config.seed, *language.encode()])
         held = held_count(count)
         for split, wanted in (("train", count - 2 * held), ("dev", held), ("test", held)):
-            pool = [phrase for phrase in texts.get(language, []) if phrase_split(phrase) == split]
-            if wanted and not pool:
-                raise UserError(
-                    "corpus_no_texts",
-                    "There are no {split} texts for language {language}; give some with --text-file {language}=PATH.",
-                    split=split,
-                    language=language,
-                )
+            lines = _lines(language, split, wanted, texts, rng) if wanted else []
             speakers = voices.of_split(split)
-            for index, phrase in enumerate(choose_texts(pool, wanted, rng)):
+            for index, (text, source, parts) in enumerate(lines):
                 speaker = speakers[int(rng.integers(len(speakers)))]
-                rate = round(speaker.settings.rate * (1 + rng.uniform(-_RATE_JITTER, _RATE_JITTER)))
-                settings = VoiceSettings(
-                    speaker.settings.variant, rate, speaker.settings.pitch, speaker.settings.pitch_range
-                )
-                key = entry_key("synthetic", str(config.seed), str(index), split, language, phrase.text, repr(settings))
-                plan.append(Planned(key, phrase.text, language, split, phrase.source, speaker.name, settings))
+                settings = _settings(speaker, rng)
+                key = entry_key("synthetic", str(config.seed), str(index), split, language, text, repr(settings))
+                plan.append(Planned(key, text, language, split, source, speaker.name, settings, parts))
     order = np.random.default_rng([config.seed, 0x0DE2]).permutation(len(plan))
     return [plan[index] for index in order]
 
 
-def phrase_split(phrase: Phrase) -> str:
-    """The split of a phrase. Transcripts of training recordings are heard in training, so they stay there."""
-    return "train" if phrase.source == "transcript" else text_split(phrase.text)
+def _lines(
+    language: str, split: str, wanted: int, texts: dict[str, list[Phrase]], rng: np.random.Generator
+) -> list[tuple[str, str, tuple[tuple[str, str], ...]]]:
+    """(text, source, parts) of the utterances of one language, or of a pair of languages."""
+    tags = languages_of(language)
+    if len(tags) == 2:
+        switched = switched_lines((tags[0], tags[1]), texts, split, wanted, rng)
+        lines = [(line.text, "switch", line.parts) for line in switched]
+    else:
+        pool = [phrase for phrase in texts.get(language, []) if phrase_split(phrase) == split]
+        lines = [(phrase.text, phrase.source, ()) for phrase in choose_texts(pool, wanted, rng)]
+    if not lines:
+        raise UserError(
+            "corpus_no_texts",
+            "There are no {split} texts for language {language}; give some with --text-file {language}=PATH.",
+            split=split,
+            language=language,
+        )
+    return lines
+
+
+def _settings(speaker: SyntheticSpeaker, rng: np.random.Generator) -> VoiceSettings:
+    given = speaker.settings
+    rate = round(given.rate * (1 + rng.uniform(-_RATE_JITTER, _RATE_JITTER)))
+    return VoiceSettings(given.variant, rate, given.pitch, given.pitch_range)
 
 
 def build_synthetic(
@@ -189,9 +153,18 @@ def _speak_all(
     if not chunks:
         return
     tasks = [(chunk, {name: variants[name] for name in _used(chunk, variants)}, noise_db) for chunk in chunks]
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     with context.Pool(max(1, processes), maxtasksperchild=1) as pool:
         yield from zip(chunks, pool.imap(speak_chunk, tasks, chunksize=1), strict=True)
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Where it exists a server that forks: the process of a chunk then starts clean and without loading anything."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
 
 
 def _used(chunk: list[Planned], variants: dict[str, str]) -> set[str]:

@@ -1,62 +1,47 @@
-"""Sentences and phrases per language, from text that a Debian machine can install.
+"""Sentences and phrases per language: installed packages, the user's files, transcripts, a phrase book, single words.
 
-Sources, each used if it is there: the fortune files, LibreOffice's help, the Debian handbook, transcripts of a
-manifest, files of the user, a small phrase book, and for Chinese phrases composed of dictionary words. Everything is
-cleaned, cut to a length that a small model can learn, and listed once.
+Everything is cleaned (`modules.corpus.cleaning`), cut to a length that a small model can learn, and listed once.
 """
 
-import re
-import unicodedata
-from collections.abc import Iterable, Iterator
+import math
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import regex as re
+
 from modules.corpus import phrasebook
-from modules.corpus.pinyin import HANZI
+from modules.corpus.cleaning import clean_phrases, phrase_key
+from modules.corpus.composed import composed_chinese, composed_japanese
+from modules.corpus.kana import can_read_japanese, kana_reading
+from modules.corpus.languages import LANGUAGES, Language
+from modules.corpus.readings import without_emoji
+from modules.corpus.sources import SHARE, installed_paragraphs
+from modules.corpus.splits import text_split
 from modules.errors import UserError
 
-LETTERS = (8, 90)  # characters of a phrase in an alphabet
-HANZI_COUNT = (4, 28)  # hanzi of a Chinese phrase
-SHARE = Path("/usr/share")
-FOLDERS = {
-    "fortunes": {"en": "games/fortunes", "de": "games/fortunes/de", "es": "games/fortunes/es", "zh": "games/fortunes"},
-    "handbook": {
-        language: f"doc/debian-handbook/html/{tag}"
-        for language, tag in (("en", "en-US"), ("de", "de-DE"), ("es", "es-ES"), ("zh", "zh-CN"))
-    },
-    "help": {
-        language: f"libreoffice/help/{tag}/text"
-        for language, tag in (("en", "en-US"), ("de", "de"), ("es", "es"), ("zh", "zh-CN"))
-    },
+# How likely a phrase of a source is taken: help pages repeat themselves, stories and transcripts are plain language.
+SOURCE_WEIGHTS = {
+    "fortunes": 0.8,
+    "wesnoth": 1.0,
+    "handbook": 0.25,
+    "gnome": 0.25,
+    "help": 0.12,
+    "debian": 0.12,
+    "phrasebook": 0.8,
+    "words": 0.5,
+    "transcript": 3.0,
+    "file": 3.0,
+    "composed": 0.6,
+    "edict": 0.6,
 }
-# Drawings, code, name lists, verse in old Chinese, and what nobody wants a demonstration to say.
-_SKIPPED_FORTUNES = frozenset(
-    "art ascii-art asciiart perl translate-me translations drugs men-women ethnic knghtbrd chinese tang300 song100 off "
-    "song channel-debian.fortunes beilagen namen doppelsinnig pintadas.fortunes".split()
-)
-_CHINESE_FORTUNES = ("chinese",)
-_SKIPPED_TAGS = frozenset("script style pre code header aside nav button label title tt table footer".split())
-_BLOCK_TAGS = frozenset("p li h1 h2 h3 h4 td dd dt div br".split())
-_VOID_TAGS = frozenset("br img input meta link hr".split())
-_ESCAPES = re.compile(r"\x1b?\[[0-9;]*m|\x1b\[[0-9;?]*[A-Za-z]")
-_QUOTES = str.maketrans(
-    {"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "’": "'", "‘": "'", "`": "'", "´": "'", "–": "-", "—": "-", "\u00a0": " ", "…": ".",
-     "\u200b": "", "\u00ad": "", "\ufeff": ""}
-)  # fmt: skip
-_ALPHABET = re.compile(r"^[A-Za-zÀ-ÖØ-öø-ÿœŒß0-9 .,?!'¿¡;:\-]+$")
-_CHINESE = re.compile(r"^[\u4e00-\u9fff0-9，。？！、；：]+$")
-_UNWANTED = re.compile(
-    r"://|www\.|\.(?:com|org|net|html?|txt|exe|py|gz)\b|\w[/\\_=<>@#]\w|--|\.\.|[A-Za-z]\d|\d[A-Za-z]{3,}", re.I
-)
-_TRANSLITERATED = re.compile(r"[a-zß](?:oe|ae)[a-z]", re.I)  # umlauts written in ASCII teach wrong spellings
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(¿¡]*[A-ZÀ-Þ0-9])|(?<=[。？！])")
-_CLAUSE_END = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])")
-_COMMON = {
-    "en": frozenset("the of and to a in is it you that for on are with as be this was have or by not but can your".split()),
-    "de": frozenset("der die und das in den von zu ist ein nicht sie es mit dem im sich auf eine für wird als auch wenn man".split()),
-    "es": frozenset("de la que el en y los se del un las por con no una para es al lo como más pero su le si".split()),
-}  # fmt: skip
+_OF_LANGUAGE = {("zh", "fortunes"): 0.15, ("ru", "fortunes"): 0.3, ("pl", "fortunes"): 0.4}  # half verse, or chat logs
+_EASY_SECONDS, _FALL_SECONDS = 2.3, 1.6
+_MANUALS = frozenset(("help", "debian", "handbook", "gnome"))  # with names of menus and untranslated pieces
+FREQUENT_WORDS = 1500
 
 
 @dataclass(frozen=True)
@@ -68,174 +53,11 @@ class Phrase:
     source: str
 
 
-def phrase_key(text: str) -> str:
-    """What makes two phrases the same: their letters and digits, without case, spaces and punctuation."""
-    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
-
-
-def clean_phrases(text: str, language: str) -> list[str]:
-    """The usable phrases of a paragraph, in order; what is code, a path or mostly symbols is left out."""
-    text = unicodedata.normalize("NFC", _ESCAPES.sub("", text)).translate(_QUOTES)
-    text = re.sub(r"([,;:?!])\1+", r"\1", text)
-    text = re.sub(r"\s+", "" if language == "zh" else " ", _join_hanzi(text)).strip()
-    cut = _cut_chinese if language == "zh" else _cut_alphabet
-    return [phrase for sentence in _SENTENCE_END.split(text) if sentence for phrase in cut(sentence.strip(), language)]
-
-
-def _join_hanzi(text: str) -> str:
-    return re.sub(r"(?<=[\u4e00-\u9fff，。？！、；：])\s+|\s+(?=[\u4e00-\u9fff])", "", text)
-
-
-def _cut_alphabet(sentence: str, language: str) -> list[str]:
-    sentence = re.sub(r"\s+-\s+", ", ", sentence).strip(" \"'-*,;:").replace('"', "")
-    if len(sentence) <= LETTERS[1]:
-        pieces = [sentence]
-    else:
-        pieces = _pack(_CLAUSE_END.split(sentence), LETTERS[1], " ")
-    pieces = [piece.strip(" ,;:-") for piece in pieces]
-    return [piece for piece in pieces if _is_readable(piece, language)]
-
-
-def _pack(clauses: list[str], limit: int, joint: str) -> list[str]:
-    packed: list[str] = []
-    for clause in clauses:
-        if packed and len(packed[-1]) + len(joint) + len(clause) <= limit:
-            packed[-1] += joint + clause
-        else:
-            packed.append(clause)
-    return packed
-
-
-def _is_readable(piece: str, language: str) -> bool:
-    if not LETTERS[0] <= len(piece) <= LETTERS[1] or not _ALPHABET.match(piece) or _has_code(piece):
-        return False
-    letters = sum(c.isalpha() for c in piece)
-    if letters < 0.7 * len(piece) or sum(c.isdigit() for c in piece) > 6:
-        return False
-    words = re.findall(r"[^\W\d_]+", piece.lower())
-    if not words or max(map(len, words)) > 24 or sum(map(len, words)) / len(words) > 11 or len(words) < 2:
-        return False
-    if sum(word.isupper() and len(word) > 1 for word in piece.split()) > 1:
-        return False
-    if language == "de" and _TRANSLITERATED.search(piece):
-        return False
-    return _looks_like(words, language)
-
-
-def _has_code(piece: str) -> bool:
-    return bool(_UNWANTED.search(piece)) or ". ." in piece
-
-
-def _looks_like(words: list[str], language: str) -> bool:
-    """Help pages hold untranslated paragraphs: another language's function words must not outnumber this one's."""
-    if language not in _COMMON:
-        return True
-    counts = {name: sum(word in common for word in words) for name, common in _COMMON.items()}
-    own = counts.pop(language)
-    return own >= max(counts.values()) and (own > 0 or len(words) < 6)
-
-
-def _cut_chinese(sentence: str, language: str) -> list[str]:
-    sentence = sentence.translate(str.maketrans(",?!;:", "，？！；：")).strip("，；：、")
-    sentence = re.sub(r"[\"'《》「」『』【】]", "", sentence)
-    if len(HANZI.findall(sentence)) > HANZI_COUNT[1]:
-        pieces = _pack(_CLAUSE_END.split(sentence), HANZI_COUNT[1], "")
-    else:
-        pieces = [sentence]
-    pieces = [piece.strip("，；：、") for piece in pieces]
-    return [piece for piece in pieces if _is_readable_chinese(piece)]
-
-
-def _is_readable_chinese(piece: str) -> bool:
-    count = len(HANZI.findall(piece))
-    if not HANZI_COUNT[0] <= count <= HANZI_COUNT[1] or not _CHINESE.match(piece):
-        return False
-    return sum(c.isdigit() for c in piece) <= 6 and is_simplified(piece)
-
-
-def is_simplified(text: str) -> bool:
-    """Whether every hanzi is in GB 2312, the set of simplified characters in common use."""
-    try:
-        text.encode("gb2312")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def is_common_hanzi(character: str) -> bool:
-    """Whether a character is one of the 3,755 of GB 2312's first level, the frequent ones."""
-    try:
-        code = character.encode("gb2312")
-    except UnicodeEncodeError:
-        return False
-    return len(code) == 2 and 0xB0 <= code[0] <= 0xD7
-
-
-class _Paragraphs(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.found: list[str] = []
-        self._text = ""
-        self._skipped = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _SKIPPED_TAGS or (self._skipped and tag not in _VOID_TAGS):
-            self._skipped += 1
-        elif tag in _BLOCK_TAGS:
-            self._flush()
-
-    def handle_endtag(self, tag: str) -> None:
-        if self._skipped:
-            self._skipped -= 1
-        elif tag in _BLOCK_TAGS:
-            self._flush()
-
-    def handle_data(self, data: str) -> None:
-        if not self._skipped:
-            self._text += data
-
-    def _flush(self) -> None:
-        if self._text.strip():
-            self.found.append(self._text)
-        self._text = ""
-
-
-def html_paragraphs(html: str) -> list[str]:
-    """The visible paragraphs of a page, without code, tables, menus and scripts."""
-    parser = _Paragraphs()
-    parser.feed(html)
-    parser._flush()
-    return parser.found
-
-
-def _fortune_paragraphs(file: Path) -> Iterator[str]:
-    text = _ESCAPES.sub("", file.read_text(encoding="utf-8", errors="ignore"))
-    for fortune in re.split(r"^%.*$", text, flags=re.M):
-        body = re.split(r"^\s*(?:--|\[\w|—)", fortune, maxsplit=1, flags=re.M)[0]
-        yield from re.split(r"\n\s*\n", body)
-
-
-def _fortune_files(folder: Path, language: str) -> list[Path]:
-    files = [f for f in sorted(folder.iterdir()) if f.is_file() and f.suffix not in (".dat", ".u8")]
-    if language == "zh":
-        return [f for f in files if f.name in _CHINESE_FORTUNES]
-    return [f for f in files if f.name not in _SKIPPED_FORTUNES]
-
-
 def installed_phrases(language: str, share: Path = SHARE) -> Iterator[Phrase]:
     """Phrases of the installed packages for `language`; nothing when none is installed."""
-    for source, folders in FOLDERS.items():
-        folder = share / folders.get(language, "-")
-        if not folder.is_dir():
-            continue
-        if source == "fortunes":
-            paragraphs = (p for file in _fortune_files(folder, language) for p in _fortune_paragraphs(file))
-        else:
-            files = sorted(folder.rglob("*.html"))
-            paragraphs = (p for f in files for p in html_paragraphs(f.read_text(encoding="utf-8", errors="ignore")))
-        for paragraph in paragraphs:
-            for text in clean_phrases(paragraph, language):
-                yield Phrase(text, language, source)
+    for source, paragraph in installed_paragraphs(language, share):
+        for text in clean_phrases(paragraph, language, strict=source in _MANUALS):
+            yield Phrase(text, language, source)
 
 
 def file_phrases(path: Path, language: str) -> Iterator[Phrase]:
@@ -258,6 +80,71 @@ def book_phrases(language: str) -> Iterator[Phrase]:
         yield Phrase(text, language, "phrasebook")
 
 
+def word_phrases(phrases: Iterable[Phrase], language: str, count: int = FREQUENT_WORDS) -> list[Phrase]:
+    """The words that are frequent in `phrases`, each as an utterance of its own; none for scripts without spaces."""
+    row = LANGUAGES.get(language)
+    if row is None or not row.spaced:
+        return []
+    words = Counter(
+        word.casefold() for p in phrases for word in re.findall(r"[\p{L}\p{M}]+(?:'[\p{L}\p{M}]+)?", p.text)
+    )
+    shortest = 1 if language == "ko" else 3
+    frequent = [
+        word for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0])) if len(word) >= shortest
+    ]
+    return [Phrase(_word_text(word, index, row), language, "words") for index, word in enumerate(frequent[:count])]
+
+
+def _word_text(word: str, index: int, row: Language) -> str:
+    text = word[:1].upper() + word[1:] if index % 3 else word
+    return text if index % 4 == 0 else row.marks[0].format(text)
+
+
+def gather_texts(
+    language: str,
+    files: Sequence[Path] = (),
+    transcripts: Sequence[str] = (),
+    seed: int = 0,
+    shares: Sequence[Path] = (SHARE,),
+) -> list[Phrase]:
+    """All distinct phrases for a language, the more natural sources first."""
+    found: list[Phrase] = list(book_phrases(language))
+    for path in files:
+        found += file_phrases(path, language)
+    found += [
+        Phrase(phrase, language, "transcript") for text in transcripts for phrase in clean_phrases(text, language)
+    ]
+    for share in shares:
+        found += installed_phrases(language, share)
+    if language == "zh":
+        found += [Phrase(text, language, "composed") for text in composed_chinese(seed)]
+    if language == "ja":
+        found += [Phrase(text, language, "edict") for share in shares for text in composed_japanese(share, seed)]
+    found += word_phrases([p for p in found if p.source != "phrasebook"], language)
+    found = distinct(found)
+    if language == "ja" and can_read_japanese():
+        found = [phrase for phrase in found if kana_reading(without_emoji(phrase.text))]
+    return found
+
+
+def gather_all(requests: Sequence[tuple], processes: int = 1) -> Iterator[list[Phrase]]:
+    """`gather_texts` of each tuple of arguments, in order; languages are read side by side."""
+    if processes < 2 or len(requests) < 2:
+        yield from (gather_texts(*request) for request in requests)
+        return
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap(_gather_one, requests)
+
+
+def _gather_one(request: tuple) -> list[Phrase]:
+    return gather_texts(*request)
+
+
+def phrase_split(phrase: Phrase) -> str:
+    """The split of a phrase. Transcripts of training recordings are heard in training, so they stay there."""
+    return "train" if phrase.source == "transcript" else text_split(phrase.text)
+
+
 def distinct(phrases: Iterable[Phrase]) -> list[Phrase]:
     """The phrases in order without repetitions. Phrases of the book differ by punctuation too."""
     seen: set[str] = set()
@@ -268,3 +155,23 @@ def distinct(phrases: Iterable[Phrase]) -> list[Phrase]:
             seen.add(key)
             kept.append(phrase)
     return kept
+
+
+def choose_texts(phrases: Sequence[Phrase], count: int, rng: np.random.Generator) -> list[Phrase]:
+    """`count` phrases by weight, without repetition while there are enough (Efraimidis and Spirakis, 2006)."""
+    if not phrases:
+        return []
+    weights = np.array([phrase_weight(phrase) for phrase in phrases])
+    order: list[int] = []
+    while len(order) < count:
+        keys = np.log(rng.random(len(phrases))) / weights
+        order += np.argsort(-keys)[: count - len(order)].tolist()
+    return [phrases[index] for index in order]
+
+
+def phrase_weight(phrase: Phrase) -> float:
+    """How likely a phrase is taken: by source, and short ones sooner, because a small model reads from many of them."""
+    weight = _OF_LANGUAGE.get((phrase.language, phrase.source), SOURCE_WEIGHTS.get(phrase.source, 1.0))
+    row = LANGUAGES.get(phrase.language)
+    seconds = len(phrase.text) / (row.pace if row else 14.0)
+    return weight * math.exp(-max(seconds - _EASY_SECONDS, 0.0) / _FALL_SECONDS)

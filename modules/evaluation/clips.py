@@ -20,7 +20,8 @@ from modules.corpus.phones import PAUSE
 from modules.data.store import FeatureStore, entry_key
 from modules.errors import UserError
 
-LANGUAGES = ("en", "de", "es", "zh")
+LANGUAGES = ("en", "zh", "ja", "ko", "de", "fr", "es", "it", "pt", "ru", "nl", "pl")
+"""In the order in which they are told; any others follow by name."""
 _TAG_LANGUAGE = {"zh-CN": "zh"}
 ALSO_IN_TRAINING = frozenset(("kerstin", "rdh", "flemishguy"))
 """Speakers of the folder of recordings who are in the training set under the same or another name."""
@@ -44,6 +45,17 @@ class Clip:
     store: Path | None = None
     row: int = -1
 
+    @property
+    def has_sound(self) -> bool:
+        """Whether somebody said it; a sentence that was only written has no source audio."""
+        return self.store is not None or bool(self.path)
+
+
+def in_order(languages: Iterable[str]) -> list[str]:
+    """Distinct languages in the order of `LANGUAGES`, then by name."""
+    place = {language: number for number, language in enumerate(LANGUAGES)}
+    return sorted(set(languages), key=lambda language: (place.get(language, len(place)), language))
+
 
 class ClipReader:
     """Reads the sound of clips; stores are opened once."""
@@ -61,15 +73,16 @@ class ClipReader:
         return resample(np.asarray(item["audio"], np.float32) / 32768, int(item["sample_rate"]), sample_rate)
 
 
-def corpus_clips(folder: Path, split: str = "test", languages: Iterable[str] = LANGUAGES) -> list[Clip]:
-    """The clips of one split of a corpus store, in its order."""
+def corpus_clips(folder: Path, split: str = "test", languages: Iterable[str] | None = None) -> list[Clip]:
+    """The clips of one split of a corpus store, in its order; of all languages, or of those named."""
     store = FeatureStore(folder)
     names = ("key", "speaker", "language", "text", "seconds", "source", "phones", "split")
+    wanted = None if languages is None else set(languages)
     clips = []
     for row, values in enumerate(zip(*(store.column(name) for name in names), strict=True)):
         key, speaker, tag, text, seconds, source, phones, part = values
         language = _TAG_LANGUAGE.get(tag, tag)
-        if part == split and language in set(languages):
+        if part == split and (wanted is None or language in wanted):
             labels = tuple(label for label in phones.split() if label != PAUSE)
             clips.append(
                 Clip(key, speaker, language, text, seconds, source, phones=labels, store=Path(folder), row=row)

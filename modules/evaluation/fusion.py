@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from modules.evaluation.alignment import is_rising, rising_steps
-from modules.evaluation.clips import Clip, VoiceTest, sentences
+from modules.evaluation.clips import Clip, VoiceTest
 from modules.evaluation.judging import Judge
 from modules.evaluation.results import Finding, Table, percent
 from modules.evaluation.speaking import Spoken
@@ -56,10 +56,10 @@ def unlike_pairs(tests: list[VoiceTest], embeddings: np.ndarray, count: int) -> 
 
 def judge_fusion(judge: Judge) -> Finding:
     """Curves, equality at the ends, nearness at 0.99."""
-    tests = judge.voice_tests["real"] or judge.voice_tests["synthetic"]
+    tests = judge.some_voices()
     references = {test.speaker: judge.embedder(judge.reader.wav(test.reference, SAMPLE_RATE)) for test in tests}
     pairs = unlike_pairs(tests, np.stack([references[test.speaker] for test in tests]), PAIRS)
-    lines = sentences(judge.synthetic, "en", judge.options.seed)[:SENTENCES]
+    lines = judge.lines("en")[:SENTENCES]
     values: dict[str, Any] = {"pairs": [[p.first.speaker, p.second.speaker, p.similarity] for p in pairs]}
     rows, done, total = [], 0, len(MODES) * len(pairs)
     for mode, options in MODES.items():

@@ -8,27 +8,30 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
-
 from modules.data.store import entry_key
+from modules.errors import UserError
 from modules.evaluation.alignment import EditCounts, count_edits, plain_words, pooled_rate, without_tones
-from modules.evaluation.clips import LANGUAGES, Clip, own_reference, sentences
+from modules.evaluation.clips import Clip, in_order, own_reference
+from modules.evaluation.ears.hearing import Load
+from modules.evaluation.ears.whisper import whisper_errors
 from modules.evaluation.english import SAMPLE_RATE, EnglishListener
 from modules.evaluation.judging import GROUPS, Judge, Request
-from modules.evaluation.results import Finding, Ledger, Table, percent
+from modules.evaluation.results import Finding, Table, percent
 from modules.evaluation.speaking import Spoken
 
 CLOSED_SET = 72
+LEAST_CHOICES = 12
+"""Sentences to choose among, however few are spoken."""
 _NOTE = (
-    "Floor: the recogniser on the source audio (synthetic voices). Chance: outputs against another sentence. Toneless: "
+    "Floor: the recogniser on the source audio (synthetic voices), or, of sentences that were only written, its stored "
+    "error on them. Chance: outputs against another sentence. Toneless: "
     "tone digits of Mandarin left out. Bad: sentences with more than half of their phones wrong. In brackets: 95 % "
     "interval over sentences."
 )
 
 
 def judge_intelligibility(judge: Judge) -> Finding:
-    """Both ears, both groups of voices."""
-    listener = EnglishListener()  # first, so that a missing package is told before hours of work
+    """Every ear that there is, all groups of voices; an ear that is missing is told as such."""
     values: dict = {}
     tables = []
     for group in GROUPS:
@@ -37,53 +40,75 @@ def judge_intelligibility(judge: Judge) -> Finding:
             tables.append(table)
     values["recordings"], table = _recordings(judge)
     tables += [table] if table.rows else []
-    values["english"], table = _english(judge, listener)
-    return Finding("intelligibility", values, (*tables, table))
+    try:
+        values["english"], table = _english(judge, EnglishListener())
+        tables.append(table)
+    except UserError as error:
+        values["english"] = {"reason": str(error)}
+    values["whisper"], table = whisper_errors(judge)
+    return Finding("intelligibility", values, (*tables, *([table] if table.rows else [])))
 
 
-def phone_counts(judge: Judge, clip_phones: Sequence[str], wav: np.ndarray) -> tuple[EditCounts, EditCounts, list[str]]:
-    """Edits of what the recogniser hears in wav float32 [S] at its rate, with and without tones; what it heard."""
-    heard = judge.recognizer.hear([wav])[0]
-    plain = count_edits(without_tones(heard), without_tones(clip_phones))
-    return count_edits(heard, clip_phones), plain, heard
+def phone_counts(judge: Judge, phones: Sequence[str], key: str, load: Load) -> tuple[EditCounts, EditCounts, list[str]]:
+    """Edits of what the recogniser hears in the sound of `load`, with and without tones; what it heard."""
+    heard = judge.ear.hear(key, load)
+    return count_edits(heard, phones), count_edits(without_tones(heard), without_tones(phones)), heard
 
 
 def _phones(judge: Judge, group: str) -> tuple[dict, Table]:
-    rate = judge.recognizer.sample_rate
     spoken = judge.say_all(group)
     by_language: dict[str, dict[str, list[EditCounts]]] = defaultdict(lambda: defaultdict(list))
-    items = []
+    items, reasons = [], {}
     for number, (request, output) in enumerate(spoken):
         sentence = request.sentence
-        counts, plain, heard = phone_counts(judge, sentence.phones, output.wav(rate))
-        source, plain_source, _ = phone_counts(judge, sentence.phones, judge.reader.wav(sentence, rate))
-        kinds = by_language[sentence.language]
-        for name, value in zip(("output", "plain", "floor", "plain_floor"), (counts, plain, source, plain_source)):
-            kinds[name].append(value)
+        reason = judge.ear.deaf(sentence.language) or ("" if sentence.phones else _unread(judge))
+        if reason:
+            reasons[sentence.language] = reason
+            items.append(_item(request, output, None, None))
+            continue
+        counts, plain, heard = phone_counts(judge, sentence.phones, output.key, output.wav)
+        kinds, source = by_language[sentence.language], None
+        kinds["output"].append(counts)
+        kinds["plain"].append(plain)
+        if sentence.has_sound:
+            load = partial(judge.reader.wav, sentence)
+            source, plain_source, _ = phone_counts(judge, sentence.phones, sentence.key, load)
+            kinds["floor"].append(source)
+            kinds["plain_floor"].append(plain_source)
         kinds["chance"].append(count_edits(heard, _another(spoken, number).phones))
         items.append(_item(request, output, counts, source))
         judge.progress(f"hearing phones, {group} voices", number + 1, len(spoken))
     rows, values = [], {"items": items}
-    for language in LANGUAGES:
+    for language in in_order([*by_language, *reasons]):
         if language in by_language:
-            row, values[language] = _language_row(language, by_language[language])
+            row, values[language] = _language_row(language, by_language[language], judge.ear.floor(language))
             rows.append(row)
+        else:
+            count = sum(item["language"] == language for item in items)
+            values[language] = {"output": None, "reason": reasons[language], "items": count}
+            rows.append((language, count, "not measured", *["-"] * 7))
     header = "language outputs error floor toneless floor inserted deleted bad chance".split()
-    return values, Table(f"Phone error, {group} unseen voices", tuple(header), tuple(rows), _NOTE)
+    told = " ".join(f"{language}: {reason}." for language, reason in reasons.items())
+    return values, Table(f"Phone error, {group} voices", tuple(header), tuple(rows), f"{_NOTE} {told}".strip())
 
 
-def _language_row(language: str, kinds: dict[str, list[EditCounts]]) -> tuple[tuple, dict]:
-    rates = {name: pooled_rate(counts) for name, counts in kinds.items()}
+def _unread(judge: Judge) -> str:
+    return judge.reading.reason or "nothing reads this language into phones"
+
+
+def _language_row(language: str, kinds: dict[str, list[EditCounts]], stored: dict | None) -> tuple[tuple, dict]:
+    rates = {name: vars(pooled_rate(counts)) for name, counts in kinds.items()}
+    if "floor" not in rates and stored:
+        rates |= {"floor": stored["error"], "plain_floor": stored["toneless"]}
     output = rates["output"]
     bad = sum(count.rate > 0.5 for count in kinds["output"]) / len(kinds["output"])
-    interval = f"{percent(output.rate)} ({100 * output.low:.0f}-{100 * output.high:.0f})"
+    interval = f"{percent(output['rate'])} ({100 * output['low']:.0f}-{100 * output['high']:.0f})"
+    floors = [percent(rates[name]["rate"]) if name in rates else "unknown" for name in ("floor", "plain_floor")]
     row = (
-        language, output.items, interval, percent(rates["floor"].rate), percent(rates["plain"].rate),
-        percent(rates["plain_floor"].rate), percent(output.insertions), percent(output.deletions), percent(bad),
-        percent(rates["chance"].rate),
+        language, output["items"], interval, floors[0], percent(rates["plain"]["rate"]), floors[1],
+        percent(output["insertions"]), percent(output["deletions"]), percent(bad), percent(rates["chance"]["rate"]),
     )  # fmt: skip
-    values = {name: vars(rate) for name, rate in rates.items()}
-    return row, {**values, "bad": bad}
+    return row, {**rates, "bad": bad}
 
 
 def _another(spoken: list[tuple[Request, Spoken]], number: int) -> Clip:
@@ -96,14 +121,15 @@ def _another(spoken: list[tuple[Request, Spoken]], number: int) -> Clip:
     return mine
 
 
-def _item(request: Request, output: Spoken, counts: EditCounts, source: EditCounts) -> dict:
+def _item(request: Request, output: Spoken, counts: EditCounts | None, source: EditCounts | None) -> dict:
     return {
         "text": request.sentence.text,
         "language": request.sentence.language,
         "voice": request.reference.speaker,
         "wav": output.path.name,
-        "error": counts.rate,
-        "floor": source.rate,
+        "error": counts.rate if counts else None,
+        "edits": [counts.edits, counts.length] if counts else None,
+        "floor": source.rate if source else None,
         "stopped_by": output.stopped_by,
     }
 
@@ -111,11 +137,12 @@ def _item(request: Request, output: Spoken, counts: EditCounts, source: EditCoun
 def _recordings(judge: Judge) -> tuple[dict, Table]:
     """The recogniser on people, where a corpus of recordings is among those given: how far it can be trusted there."""
     rows, values = [], {}
-    rate = judge.recognizer.sample_rate
-    for language in LANGUAGES:
+    for language in judge.languages:
+        if judge.ear.deaf(language):
+            continue
         clips = [c for c in judge.test_clips if c.source == "recorded" and c.language == language and c.phones]
         clips = sorted(clips, key=lambda c: c.key)[: judge.options.count]
-        counts = [phone_counts(judge, clip.phones, judge.reader.wav(clip, rate))[:2] for clip in clips]
+        counts = [phone_counts(judge, c.phones, c.key, partial(judge.reader.wav, c))[:2] for c in clips]
         if counts:
             full, plain = (pooled_rate(kind) for kind in zip(*counts))
             values[language] = {"error": full.rate, "toneless": plain.rate, "items": full.items}
@@ -127,14 +154,15 @@ def _recordings(judge: Judge) -> tuple[dict, Table]:
 
 def _english(judge: Judge, listener: EnglishListener) -> tuple[dict, Table]:
     """Open word error and choice among the closed set, for source and outputs."""
-    known = [clip for clip in sentences(judge.synthetic, "en", judge.options.seed) if listener.knows(clip.text)]
-    known = [clip for clip in known if len(plain_words(clip.text)) >= 3][: min(CLOSED_SET, judge.options.count)]
+    known = [c for c in judge.lines("en") if len(plain_words(c.text)) >= 3 and listener.knows(c.text)]
+    known = known[: min(CLOSED_SET, max(judge.options.count, LEAST_CHOICES))]
     if not known:
-        return {}, Table("English by pocketsphinx", ("voices",), (), "The corpus holds no English sentence for it.")
+        reason = "there is no English sentence that pocketsphinx knows"
+        return {"reason": reason}, Table("English by pocketsphinx", ("voices",), (), reason)
     listener.expect([clip.text for clip in known])
     hearing = _Hearing(judge, listener, known)
     rows, values = [], {"sentences": len(known)}
-    for name, wavs in _english_wavs(judge, known).items():
+    for name, wavs in _english_wavs(judge, known[: judge.options.count]).items():
         heard = []
         for number, (key, load) in enumerate(wavs):
             heard.append(hearing(key, number % len(known), load))
@@ -149,18 +177,25 @@ def _english(judge: Judge, listener: EnglishListener) -> tuple[dict, Table]:
 
 
 def _english_wavs(judge: Judge, known: list[Clip]) -> dict[str, list]:
-    """By name, (key, function that gives the sound at 16 kHz) of every sentence in order."""
-    found: dict[str, list] = {"source audio": [(c.key, partial(judge.reader.wav, c, SAMPLE_RATE)) for c in known]}
-    voices = {"synthetic voices": [own_reference(clip, judge.synthetic) for clip in known]}
-    real = judge.voice_tests["real"]
-    if real:
+    """By name, (key, function that gives the sound at a rate) of every sentence in order."""
+    found: dict[str, list] = {}
+    voices: dict[str, list[Clip | None]] = {}
+    if all(clip.has_sound for clip in known):
+        found["source audio"] = [(clip.key, partial(judge.reader.wav, clip)) for clip in known]
+        voices["synthetic voices"] = [own_reference(clip, judge.synthetic) for clip in known]
+    if real := judge.real_voices:
         voices["real voices"] = [real[number % len(real)].reference for number in range(len(known))]
+    if not voices:
+        said = {request.sentence.key: request.reference for request, _ in judge.say_all("given")}
+        known = [clip for clip in known if clip.key in said]
+        voices["given voices"] = [said[clip.key] for clip in known]
     for name, references in voices.items():
         spoken = []
         for clip, reference in zip(known, references, strict=True):
             spoken.append(judge.say(Request(clip, reference or clip)))
             judge.progress(f"speaking English, {name}", len(spoken), len(known))
-        found[name] = [(output.key, partial(output.wav, SAMPLE_RATE)) for output in spoken]
+        if spoken:
+            found[name] = [(output.key, output.wav) for output in spoken]
     return found
 
 
@@ -168,15 +203,15 @@ class _Hearing:
     """Hears once and remembers."""
 
     def __init__(self, judge: Judge, listener: EnglishListener, known: list[Clip]):
-        self.ledger = Ledger(judge.folder / "english.jsonl")
+        self.ledger = judge.ledger("english")
         self.listener, self.known = listener, known
         self.set_key = entry_key(*(clip.text for clip in known))
 
-    def __call__(self, key: str, number: int, load) -> dict:
+    def __call__(self, key: str, number: int, load: Load) -> dict:
         name = entry_key(self.set_key, key)
         found = self.ledger.get(name)
         if found is None:
-            wav = load()
+            wav = load(SAMPLE_RATE)
             counts = count_edits(self.listener.words(wav), plain_words(self.known[number].text))
             edits = [counts.substitutions, counts.insertions, counts.deletions, counts.length]
             found = self.ledger.put(name, {"edits": edits, "which": self.listener.which(wav)})

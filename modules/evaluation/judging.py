@@ -1,7 +1,8 @@
 """One judge: what it was asked, its ears (opened when first used), and the outputs that several parts look at."""
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -9,25 +10,30 @@ from typing import TYPE_CHECKING
 
 from modules.errors import UserError
 from modules.evaluation.clips import (
-    LANGUAGES,
     Clip,
     ClipReader,
     VoiceTest,
     corpus_clips,
-    own_reference,
+    in_order,
     real_clips,
     sentences,
     voice_tests,
 )
-from modules.evaluation.results import Finding, Progress, silent
+from modules.evaluation.results import Finding, Ledger, Progress, silent
 
 if TYPE_CHECKING:
+    from modules.evaluation.ears.hearing import Ear
     from modules.evaluation.recognizer import PhoneRecognizer
+    from modules.evaluation.sets.readings import PhoneReader
     from modules.evaluation.speaking import Speaker, Spoken
     from modules.evaluation.voices import Embedder
+    from modules.inference.parts import Parts
     from modules.speech.s3 import SemanticTokenizer
 
-GROUPS = ("synthetic", "real")
+GROUPS = ("given", "synthetic", "real")
+SETS = ("plausible", "switching", "melody", "leak", "robust_references")
+"""Parts with texts or references of their own."""
+_PLACES = {"failures": "failures.outputs"}
 SYNTHETIC_VOICES = 40
 
 
@@ -37,16 +43,24 @@ class JudgeOptions:
 
     Args:
         models: model folder.
-        corpus: corpus stores; their test splits hold sentences with phones and unseen voices.
+        corpus: corpus stores; their test splits hold sentences with phones and unseen voices. Without any, the
+            sentences that come with the judge are spoken.
         manifest, speech: real recordings, see `clips.real_clips`.
         recognizer: weights of the judge's phone recogniser.
         whole: folder with the weights that training has and a model folder leaves out (`tools.ship --join` writes
             it): the posterior encoder for copy-synthesis, the recognition head for tokens.
         count: sentences a language; voices: most real speakers.
+        gpt, vits2: weights to take instead of the model folder's.
+        texts: sentences of one's own, see `sets.shipped.texts_of`.
+        references, reference_list: voices of one's own, see `sets.references`.
+        languages: only these; none = all that there are.
+        per_voice: sentences of each language that every voice says; 0 = one for a real voice, in turn for given ones.
+        guards: "on", "off" or "both"; empty = as the program speaks by default.
+        deadline_seconds: speak no more than this long; 0 = as long as it takes.
     """
 
     models: Path
-    corpus: tuple[Path, ...]
+    corpus: tuple[Path, ...] = ()
     manifest: Path | None = None
     speech: Path | None = None
     recognizer: Path | None = None
@@ -55,6 +69,15 @@ class JudgeOptions:
     voices: int = 48
     seed: int = 0
     device: str = "auto"
+    gpt: Path | None = None
+    vits2: Path | None = None
+    texts: Path | None = None
+    references: Path | None = None
+    reference_list: Path | None = None
+    languages: tuple[str, ...] = ()
+    per_voice: int = 0
+    guards: str = ""
+    deadline_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,17 +96,27 @@ class Judge:
     folder: Path
     progress: Progress = silent
     reader: ClipReader = field(default_factory=ClipReader)
+    started: float = field(default_factory=time.monotonic)
+    _ledgers: dict[str, Ledger] = field(default_factory=dict)
+    _spoken: "dict[tuple[str, str], list[tuple[Request, Spoken]]]" = field(default_factory=dict)
+
+    def ledger(self, name: str) -> Ledger:
+        """The ledger `<name>.jsonl` of this judgement."""
+        if name not in self._ledgers:
+            self._ledgers[name] = Ledger(self.folder / f"{name}.jsonl")
+        return self._ledgers[name]
 
     @cached_property
     def test_clips(self) -> list[Clip]:
         """Held-out clips of the corpora in the judged languages."""
-        return [clip for folder in self.options.corpus for clip in corpus_clips(folder)]
+        wanted = self.options.languages or None
+        return [clip for folder in self.options.corpus for clip in corpus_clips(folder, languages=wanted)]
 
     @cached_property
     def synthetic(self) -> list[Clip]:
         """The synthetic ones among them, whose phones are certain."""
         found = [clip for clip in self.test_clips if clip.source == "synthetic"]
-        if not found:
+        if self.options.corpus and not found:
             raise UserError(
                 "judge_no_sentences",
                 "No corpus given holds a test split of synthetic speech; build one with tools.corpus synthetic.",
@@ -91,44 +124,88 @@ class Judge:
         return found
 
     @cached_property
+    def reading(self) -> "PhoneReader":
+        """Phones of texts that have none."""
+        from modules.evaluation.sets.readings import PhoneReader
+
+        return PhoneReader()
+
+    @cached_property
+    def written(self) -> list[Clip]:
+        """Sentences without source audio: one's own, or those that come with the judge."""
+        from modules.evaluation.sets.shipped import plain_sentences, texts_of
+
+        own = self.options.texts
+        found = texts_of(own, self.reading) if own else plain_sentences()
+        return [clip for clip in found if not self.options.languages or clip.language in self.options.languages]
+
+    @cached_property
+    def languages(self) -> list[str]:
+        """What is judged, in the order in which it is told."""
+        groups = self.requests.values()
+        return in_order(request.sentence.language for requests in groups for request in requests)
+
+    def lines(self, language: str) -> list[Clip]:
+        """Every sentence of a language: unseen ones of the corpus, else the written ones."""
+        found = sentences(self.synthetic, language, self.options.seed)
+        return found or [clip for clip in self.written if clip.language == language]
+
+    @cached_property
     def voice_tests(self) -> dict[str, list[VoiceTest]]:
         """Speakers by group."""
         used = {request.reference.key for request in self.requests["synthetic"]}
         free = [clip for clip in self.synthetic if clip.key not in used]
         options = self.options
-        real = voice_tests(real_clips(options.manifest, options.speech), options.voices, options.seed)
-        return {"synthetic": voice_tests(free, SYNTHETIC_VOICES, options.seed), "real": real}
+        voices = voice_tests(free, SYNTHETIC_VOICES, options.seed)
+        return {"given": self.given_voices, "synthetic": voices, "real": self.real_voices}
+
+    @cached_property
+    def real_voices(self) -> list[VoiceTest]:
+        """Real speakers that training has not heard."""
+        options = self.options
+        return voice_tests(real_clips(options.manifest, options.speech), options.voices, options.seed)
+
+    @cached_property
+    def given_voices(self) -> list[VoiceTest]:
+        """The voices of a list or a folder, else the examples."""
+        from modules.evaluation.sets import references
+
+        options = self.options
+        if options.reference_list:
+            return references.as_voices(references.listed_clips(options.reference_list))
+        folder = options.references
+        return references.as_voices(references.folder_clips(folder) if folder else references.example_clips())
+
+    def some_voices(self) -> list[VoiceTest]:
+        """The voices for parts that need only a few: real ones before synthetic ones before given ones."""
+        return self.real_voices or self.voice_tests["synthetic"] or self.given_voices
 
     @cached_property
     def requests(self) -> dict[str, list[Request]]:
-        """Outputs that several parts look at.
+        """Outputs that several parts look at, see `requests.wanted`."""
+        from modules.evaluation.requests import wanted
 
-        synthetic: `count` sentences a language, each in the unseen voice that says it in the corpus.
-        real: every real speaker says one sentence of each language.
-        """
-        options, found = self.options, {group: [] for group in GROUPS}
-        for language in LANGUAGES:
-            for clip in sentences(self.synthetic, language, options.seed)[: options.count]:
-                reference = own_reference(clip, self.synthetic)
-                if reference is not None:
-                    found["synthetic"].append(Request(clip, reference))
-        real = voice_tests(real_clips(options.manifest, options.speech), options.voices, options.seed)
-        for language in LANGUAGES:
-            lines = sentences(self.synthetic, language, options.seed)
-            for number, test in enumerate(real if lines else ()):
-                found["real"].append(Request(lines[number % len(lines)], test.reference))
-        return found
+        return wanted(self)
+
+    @cached_property
+    def parts(self) -> "Parts":
+        """The parts of the system that is judged."""
+        from modules.inference.parts import load_parts
+        from modules.runtime import pick_device
+
+        options = self.options
+        return load_parts(options.models, pick_device(options.device), options.gpt, options.vits2)
 
     @cached_property
     def speaker(self) -> "Speaker":
         """The system that is judged."""
         from modules.evaluation.speaking import Speaker
-        from modules.inference.parts import load_parts
         from modules.inference.synthesizer import Synthesizer
-        from modules.runtime import pick_device
 
-        parts = load_parts(self.options.models, pick_device(self.options.device))
-        return Speaker(Synthesizer(parts), self.reader, self.folder, lambda text: len(parts.text.encode(text)))
+        units, frames = self.parts.text.encode, self.parts.gpt.model.expected_frames
+        speaker = Speaker(Synthesizer(self.parts), self.reader, self.folder, lambda text: len(units(text)))
+        speaker.usual_frames = lambda text: frames(units(text))
+        return speaker
 
     @cached_property
     def recognizer(self) -> "PhoneRecognizer":
@@ -140,6 +217,13 @@ class Judge:
                 "judge_no_recognizer", "This part needs --recognizer; train one with tools.evaluate train-recognizer."
             )
         return load_recognizer(self.options.recognizer)
+
+    @cached_property
+    def ear(self) -> "Ear":
+        """The recogniser with its memory and with what is known of its mistakes."""
+        from modules.evaluation.ears.hearing import open_ear
+
+        return open_ear(self)
 
     @property
     def posterior(self) -> Path | None:
@@ -163,29 +247,61 @@ class Judge:
 
         return Embedder()
 
-    def say(self, request: Request) -> "Spoken":
-        """The output of a request; its seed follows from the sentence."""
+    def say(self, request: Request, guards: str = "") -> "Spoken":
+        """The output of a request; its seed follows from the sentence. `guards`: "on" or "off" instead of the judge's
+        own choice."""
         seed = (self.options.seed + int(request.sentence.key[:6], 16)) % 2**31
-        return self.speaker.say(request.sentence.text, [(request.reference, 1.0)], seed)
+        options = guard_option(guards or self.options.guards)
+        return self.speaker.say(request.sentence.text, [(request.reference, 1.0)], seed, **options)
 
-    def say_all(self, group: str) -> "list[tuple[Request, Spoken]]":
-        """The outputs of a group."""
-        spoken = []
+    def say_all(self, group: str, guards: str = "") -> "list[tuple[Request, Spoken]]":
+        """The outputs of a group; those that there was no time for are left out, for every part that asks."""
+        if (group, guards) in self._spoken:
+            return self._spoken[group, guards]
+        spoken = self._spoken[group, guards] = []
         for request in self.requests[group]:
-            spoken.append((request, self.say(request)))
+            if self.out_of_time():
+                break
+            spoken.append((request, self.say(request, guards)))
             self.progress(f"speaking, {group} voices", len(spoken), len(self.requests[group]))
         return spoken
+
+    def spoken_count(self, group: str) -> int:
+        """How many outputs of a group were spoken so far, with and without guards."""
+        return sum(len(spoken) for (name, _), spoken in self._spoken.items() if name == group)
+
+    def out_of_time(self) -> bool:
+        """Whether the time for speaking is over."""
+        limit = self.options.deadline_seconds
+        return bool(limit) and time.monotonic() - self.started > limit
+
+
+def guard_option(guards: str) -> dict[str, bool]:
+    """The choice of guards as an option of speaking; "both" speaks with them here.
+
+    Raises:
+        UserError: judge_no_guards where they cannot be chosen.
+    """
+    if not guards:
+        return {}
+    from modules.inference.options import SpeakOptions
+
+    if "guards" not in {spec.name for spec in fields(SpeakOptions)}:
+        raise UserError("judge_no_guards", "Guards cannot be switched in this version; leave --guards out.")
+    return {"guards": guards != "off"}
 
 
 def open_judge(options: JudgeOptions, folder: Path, progress: Progress = silent) -> Judge:
     """A judge that keeps its outputs and results in `folder`."""
+    guard_option(options.guards)
     Path(folder).mkdir(parents=True, exist_ok=True)
     return Judge(options, Path(folder), progress)
 
 
 def run_part(part: str, judge: Judge) -> Finding:
-    """Run one part; each is a module of this room with `judge_<part>(judge) -> Finding`."""
-    function: Callable[[Judge], Finding] = getattr(import_module(f"modules.evaluation.{part}"), f"judge_{part}")
+    """Run one part; each is a module of this room, or of its room of sets, with `judge_<part>(judge) -> Finding`."""
+    place = f"sets.{part}" if part in SETS else _PLACES.get(part, part)
+    function: Callable[[Judge], Finding] = getattr(import_module(f"modules.evaluation.{place}"), f"judge_{part}")
     return function(judge)
 
 
@@ -194,7 +310,9 @@ def heading(judge: Judge) -> str:
     from modules.checkpoint import file_hash, load_weights
 
     lines = ["# Evaluation", "", f"Seed {judge.options.seed}. Nobody listened: every figure is a machine's.", ""]
-    for path in sorted(judge.options.models.glob("*.safetensors")):
+    options = judge.options
+    own = [path for path in (options.gpt, options.vits2) if path]
+    for path in [*sorted(options.models.glob("*.safetensors")), *own]:
         lineage = load_weights(path).lineage
         lines.append(f"- {path.name}: {lineage.stage}, step {lineage.step}, sha256 {file_hash(path)[:12]}")
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from modules.errors import UserError
-from modules.evaluation.clips import Clip, sentences
+from modules.evaluation.clips import Clip
 from modules.evaluation.judging import Judge
 from modules.evaluation.results import Finding, Table
 from modules.evaluation.sound import clipped_share
@@ -62,8 +62,7 @@ def judge_odd(judge: Judge) -> Finding:
 
 
 def _good_reference(judge: Judge) -> Clip:
-    tests = judge.voice_tests["real"] or judge.voice_tests["synthetic"]
-    return tests[0].reference
+    return judge.some_voices()[0].reference
 
 
 def _try_text(judge: Judge, name: str, text: str) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def _references(judge: Judge) -> list[dict[str, Any]]:
     with open(folder / "manifest.tsv", encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     rows = [row for row in rows if row.get("kind") in ("odd", "mix", "long")]
-    line = sentences(judge.synthetic, REFERENCE_LINE, judge.options.seed)[0].text
+    line = judge.lines(REFERENCE_LINE)[0].text
     results = []
     for row in rows:
         path = Path(folder) / row["path"]

@@ -27,7 +27,8 @@ from modules.training.optimizers import muon_and_adamw
 IGNORE = -100
 LABEL_RATE_HZ = 50
 FILE_NAME = "recognizer.safetensors"
-LANGUAGE_TAGS = {"en": ("en",), "de": ("de",), "es": ("es",), "zh": ("zh", "zh-CN")}
+LANGUAGE_TAGS = {name: (name,) for name in "en de es fr it pt ru nl pl ja ko".split()} | {"zh": ("zh", "zh-CN")}
+"""Languages that the judge hears, and how corpora call them."""
 
 
 @dataclass(frozen=True)

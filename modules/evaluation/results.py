@@ -59,7 +59,7 @@ class Table:
     def markdown(self) -> str:
         """GitHub markdown."""
         lines = [f"### {self.title}", "", _row(self.header), _row(["---"] * len(self.header))]
-        lines += [_row([_cell(value) for value in row]) for row in self.rows]
+        lines += [_row([cell(value).replace("|", "\\|") for value in row]) for row in self.rows]
         return "\n".join([*lines, *(["", self.note] if self.note else [])]) + "\n"
 
 
@@ -75,7 +75,7 @@ class Finding:
 def write_finding(folder: Path, finding: Finding) -> list[Path]:
     """`<part>.json` and `<part>.md`."""
     folder.mkdir(parents=True, exist_ok=True)
-    document = json.dumps(_plain(finding.values), ensure_ascii=False, indent=1, sort_keys=True)
+    document = json.dumps(plain(finding.values), ensure_ascii=False, indent=1, sort_keys=True)
     text = f"## {finding.part}\n\n" + "\n".join(table.markdown() for table in finding.tables)
     return [
         write_atomic(folder / f"{finding.part}.json", document.encode("utf-8")),
@@ -94,22 +94,23 @@ def percent(share: float | None) -> str:
     return "-" if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as it stands in a table."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _row(cells: Sequence[Any]) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def _plain(value: Any) -> Any:
-    """JSON values; what is not finite becomes null."""
+def plain(value: Any) -> Any:
+    """JSON values of mappings, sequences and numbers of any kind; what is not finite becomes null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "item") and not isinstance(value, str):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,7 +15,7 @@ from modules.data.store import entry_key
 from modules.evaluation.clips import Clip
 from modules.evaluation.judging import GROUPS, Judge, Request
 from modules.evaluation.packages import need
-from modules.evaluation.results import Finding, Ledger, Table, percent
+from modules.evaluation.results import Finding, Table, percent
 from modules.evaluation.speaking import Spoken
 from modules.inference.finishing import trim
 
@@ -33,9 +33,15 @@ _SILENT_DB = -40.0
 
 def median_f0_hz(wav: np.ndarray) -> float:
     """Median pitch of the voiced frames of float32 [S] at 16 kHz by Harvest; 0 if nothing is voiced."""
-    f0, _ = need("pyworld").harvest(wav.astype(np.float64), PITCH_RATE, f0_floor=60.0, f0_ceil=500.0, frame_period=10.0)
+    f0 = pitch_contour(wav)
     voiced = f0[f0 > 0]
     return float(np.median(voiced)) if len(voiced) else 0.0
+
+
+def pitch_contour(wav: np.ndarray) -> np.ndarray:
+    """Pitch of every 10 ms of float32 [S] at 16 kHz by Harvest, Hz; 0 where nothing is voiced."""
+    samples = wav.astype(np.float64)
+    return need("pyworld").harvest(samples, PITCH_RATE, f0_floor=60.0, f0_ceil=500.0, frame_period=10.0)[0]
 
 
 def band_levels_db(wav: np.ndarray, sample_rate: int, edges_hz: Sequence[float] = BANDS_HZ) -> np.ndarray:
@@ -105,7 +111,7 @@ def judge_sound(judge: Judge) -> Finding:
             "Band energy of outputs against recordings, dB",
             ("voices", *names, "mean distance"),
             tuple(band_rows),
-            "Bands in Hz. Synthetic: the same sentence by the same voice; real: other clips of the speaker.",
+            "Bands in Hz. Synthetic: the same sentence by the same voice; others: clips of the speaker.",
         ),
         Table("Shape and endings", ("voices", "measure", "value"), tuple(other_rows)),
     )
@@ -114,7 +120,7 @@ def judge_sound(judge: Judge) -> Finding:
 
 def _pitch(judge: Judge, group: str, spoken: list[tuple[Request, Spoken]]) -> dict[str, dict[str, float]]:
     """Agreement over speakers: all of them, low and high voices, and by gender where it is known."""
-    ledger = Ledger(judge.folder / "pitch.jsonl")
+    ledger = judge.ledger("pitch")
 
     def pitch(key: str, load) -> float:
         name = entry_key("harvest", key)
@@ -149,21 +155,25 @@ def _pitch(judge: Judge, group: str, spoken: list[tuple[Request, Spoken]]) -> di
 
 
 def _shape(judge: Judge, group: str, spoken: list[tuple[Request, Spoken]]) -> dict:
-    bands, clipped, silent, lengths, paces = [], [], [], [], []
+    bands, clipped, silent, paces = [], [], [], []
+    lengths: list[float] = [math.nan]  # stays nan where no sentence has source audio
     profiles: dict[str, np.ndarray] = {}
     for number, (request, output) in enumerate(spoken):
         wav = output.wav(SPECTRUM_RATE)
-        source = judge.reader.wav(request.sentence, SPECTRUM_RATE)
+        has_source = request.sentence.has_sound
+        source = judge.reader.wav(request.sentence, SPECTRUM_RATE) if has_source else np.zeros(0, np.float32)
         own = _own_profile(judge, group, request, source, profiles)
         bands.append(band_levels_db(wav, SPECTRUM_RATE) - own)
         clipped.append(clipped_share(wav))
         silent.append(silent_share(wav, SPECTRUM_RATE))
-        lengths.append(len(wav) / max(1, len(trim(source, SPECTRUM_RATE))))
+        if has_source:
+            lengths.append(len(wav) / max(1, len(trim(source, SPECTRUM_RATE))))
         paces.append(output.frames / max(1, output.text_units))
         judge.progress(f"measuring sound, {group} voices", number + 1, len(spoken))
     outputs = [output for _, output in spoken]
     endings = Counter(ending for output in outputs for ending in output.stopped_by)
     difference = np.mean(bands, axis=0)
+    lengths = lengths[1:] or lengths
     return {
         "outputs": len(outputs),
         "band_difference_db": difference.tolist(),
@@ -186,12 +196,12 @@ def _own_profile(
     judge: Judge, group: str, request: Request, source: np.ndarray, profiles: dict[str, np.ndarray]
 ) -> np.ndarray:
     """Band levels that the output should have."""
-    if group == "synthetic":
+    if group == "synthetic" and len(source):
         return band_levels_db(source, SPECTRUM_RATE)
     speaker = request.reference.speaker
     if speaker not in profiles:
         clips: list[Clip] = [request.reference]
-        clips += next((list(t.others) for t in judge.voice_tests["real"] if t.speaker == speaker), [])
+        clips += next((list(t.others) for t in judge.voice_tests[group] if t.speaker == speaker), [])
         profiles[speaker] = np.mean(
             [band_levels_db(judge.reader.wav(clip, SPECTRUM_RATE), SPECTRUM_RATE) for clip in clips[:4]], axis=0
         )
@@ -205,7 +215,7 @@ def _shown(found: dict) -> list[tuple[str, str]]:
         ("outputs", str(found["outputs"])),
         ("ended by itself", percent(found["eos_share"])),
         ("stopped by", ", ".join(f"{name} {count}" for name, count in sorted(found["stopped_by"].items()))),
-        ("length against the source", length),
+        *([("length against the source", length)] if math.isfinite(low) else []),
         ("tokens a text unit", f"{found['tokens_per_text_unit']:.2f} ± {found['tokens_per_text_unit_deviation']:.2f}"),
         (f"one code for {STUCK_FRAMES} frames", percent(found["stuck_share"])),
         (f"a phrase {LOOPED_TIMES} times in a row", percent(found["looped_share"])),

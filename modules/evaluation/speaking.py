@@ -71,11 +71,15 @@ class Speaker:
         reader: of the reference clips.
         folder: gets outputs.jsonl and wavs/.
         count_units: BPE units of a text.
+
+    Attributes:
+        usual_frames: speech tokens that a text usually takes by the model's own statistics; 0 where it has none.
     """
 
     def __init__(self, synthesizer: Synthesizer, reader: ClipReader, folder: Path, count_units: Callable[[str], int]):
         self.synthesizer, self.reader, self.folder = synthesizer, reader, Path(folder)
         self.count_units = count_units
+        self.usual_frames: Callable[[str], float] = lambda text: 0.0
         self.model_key = entry_key(json.dumps(synthesizer.hashes, sort_keys=True))
         self.ledger = Ledger(self.folder / "outputs.jsonl")
         self._references: OrderedDict[str, Reference] = OrderedDict()

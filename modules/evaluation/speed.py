@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from modules.evaluation.clips import Clip, sentences
+from modules.evaluation.clips import Clip
 from modules.evaluation.judging import Judge
 from modules.evaluation.results import Finding, Table
 from modules.inference.options import SpeakOptions
@@ -42,7 +42,7 @@ class Timing:
 def judge_speed(judge: Judge) -> Finding:
     """Threads side by side with one and with three references."""
     voices = dict(_voices(judge))
-    lines = [clip.text for clip in sentences(judge.synthetic, "en", judge.options.seed)[:SENTENCES]]
+    lines = [clip.text for clip in judge.lines("en")[:SENTENCES]]
     text = " ".join(line if line[-1:] in ".!?" else f"{line}." for line in lines)
     before = torch.get_num_threads()
     counts = [n for n in THREADS if n <= (psutil.cpu_count() or 1)]
@@ -70,7 +70,7 @@ def judge_speed(judge: Judge) -> Finding:
 
 
 def _voices(judge: Judge) -> Iterator[tuple[str, Voice]]:
-    tests = judge.voice_tests["real"] or judge.voice_tests["synthetic"]
+    tests = judge.some_voices()
     clips: list[Clip] = [test.reference for test in tests[:3]]
     yield "one reference", Voice((judge.speaker.reference(clips[0]),))
     if len(clips) == 3:

@@ -16,8 +16,9 @@ import torch
 from modules.audio.resample import resample
 from modules.corpus.phones import PAUSE
 from modules.data.store import entry_key
+from modules.errors import UserError
 from modules.evaluation.alignment import EditCounts, count_edits, plain_words, pooled_rate
-from modules.evaluation.clips import LANGUAGES, Clip, own_reference, sentences
+from modules.evaluation.clips import Clip, own_reference, sentences
 from modules.evaluation.english import SAMPLE_RATE, EnglishListener
 from modules.evaluation.judging import Judge
 from modules.evaluation.results import Finding, Table, percent
@@ -33,7 +34,13 @@ SENTENCES = 12
 
 
 def judge_tokens(judge: Judge) -> Finding:
-    """Decoder and language model, each alone."""
+    """Decoder and language model, each alone.
+
+    Raises:
+        UserError: judge_needs_corpus, since true tokens come from source audio.
+    """
+    if not judge.synthetic:
+        raise UserError("judge_needs_corpus", "The part {part} needs source audio; give --corpus.", part="tokens")
     tokenizer = load_tokenizer(judge.options.models / S3_FILE)
     values: dict = {}
     values["decoder"], heard = _true_tokens(judge, tokenizer, EnglishListener())
@@ -96,7 +103,7 @@ def _own_tokens(judge: Judge, tokenizer: SemanticTokenizer) -> tuple[dict, Table
     """Phone errors read in written tokens, by what stands in the prompt."""
     counts: dict[str, dict[str, list[EditCounts]]] = defaultdict(lambda: defaultdict(list))
     real = [test.reference for test in judge.voice_tests["real"]]
-    for language in LANGUAGES:
+    for language in judge.languages:
         lines = sentences(judge.synthetic, language, judge.options.seed)[: min(SENTENCES, judge.options.count)]
         for number, clip in enumerate(lines):
             own = own_reference(clip, judge.synthetic)
@@ -114,11 +121,12 @@ def _own_tokens(judge: Judge, tokenizer: SemanticTokenizer) -> tuple[dict, Table
     for name, found in counts.items():
         rates = {language: pooled_rate(edits).rate for language, edits in found.items()}
         values[name] = {**rates, "mean": float(np.mean(list(rates.values())))}
-        rows.append((name, *(percent(rates.get(language)) for language in LANGUAGES), percent(values[name]["mean"])))
+        shown = [percent(rates.get(language)) for language in judge.languages]
+        rows.append((name, *shown, percent(values[name]["mean"])))
     note = (
         "Read by the tokenizer's own recognition head; `true tokens` is its floor. Prompt: a reference with its words."
     )
-    return values, Table("Phone error of written tokens", ("prompt", *LANGUAGES, "mean"), tuple(rows), note)
+    return values, Table("Phone error of written tokens", ("prompt", *judge.languages, "mean"), tuple(rows), note)
 
 
 def _untold(clip: Clip) -> Clip:

@@ -22,7 +22,8 @@ LINE_UP = 20
 _NOTE = (
     "Cosine similarity of a speaker's mean embedding to other clips of the same speaker, and to the other speakers'. "
     "Identified: the right one of a line-up of {line_up} (chance {chance}). Recordings: the reference itself, the "
-    "ceiling. Copy-synthesis: the reference through the decoder's posterior. WORLD copy: through that vocoder."
+    "ceiling. Copy-synthesis: the reference through the decoder's posterior. WORLD copy: through that vocoder. A voice "
+    "with one clip alone is compared with that clip."
 )
 
 
@@ -105,20 +106,21 @@ def judge_voices(judge: Judge) -> Finding:
     values, tables = {}, []
     for group in GROUPS:
         tests = judge.voice_tests[group]
-        if len(tests) < 2:
+        if len(tests) < 2 or not judge.requests[group]:
             continue
         rows = []
-        values[group] = {"speakers": [test.speaker for test in tests]}
+        own = sum(not test.others for test in tests)
+        values[group] = {"speakers": [test.speaker for test in tests], "alone": own}
         for name, result in _compare(judge, group, tests).items():
-            values[group][name] = vars(result)
+            values[group][name] = {**vars(result), "line_up": min(LINE_UP, result.speakers)}
             rows.append(
                 (name, result.speakers, result.same, result.different, result.different_alike,
                  percent(result.identified), percent(result.nearest_of_all))
             )  # fmt: skip
-        line_up = min(LINE_UP, len(tests))
+        line_up = min(LINE_UP, max((row[1] for row in rows), default=0))
         header = f"sound|speakers|same|different|different, one gender|right of {line_up}|nearest of all"
-        note = _NOTE.format(line_up=line_up, chance=percent(1 / line_up))
-        tables.append(Table(f"Speaker similarity, {group} unseen voices", tuple(header.split("|")), tuple(rows), note))
+        note = _NOTE.format(line_up=line_up, chance=percent(1 / max(1, line_up)))
+        tables.append(Table(f"Speaker similarity, {group} voices", tuple(header.split("|")), tuple(rows), note))
     return Finding("voices", values, tuple(tables))
 
 
@@ -129,13 +131,17 @@ def _compare(judge: Judge, group: str, tests: list[VoiceTest]) -> dict[str, Like
             outputs[request.reference.speaker].append(spoken)
     tests = [test for test in tests if outputs[test.speaker]]
     gallery, queries = [], defaultdict(list)
+    if not tests:
+        return {}
     for number, test in enumerate(tests):
-        gallery.append(centroid([judge.embedder(judge.reader.wav(clip, SAMPLE_RATE)) for clip in test.others]))
+        others = test.others or (test.reference,)
+        gallery.append(centroid([judge.embedder(judge.reader.wav(clip, SAMPLE_RATE)) for clip in others]))
         queries["recordings"].append(judge.embedder(judge.reader.wav(test.reference, SAMPLE_RATE)))
         said = [judge.embedder(spoken.wav(SAMPLE_RATE)) for spoken in outputs[test.speaker]]
         queries["outputs"].append(centroid(said))
         queries["one output"].append(said[0])
-        queries["WORLD copy"].append(judge.embedder(_world_copy(judge.reader.wav(test.reference, SAMPLE_RATE))))
+        if not judge.options.deadline_seconds:  # that vocoder takes longer than all the rest
+            queries["WORLD copy"].append(judge.embedder(_world_copy(judge.reader.wav(test.reference, SAMPLE_RATE))))
         judge.progress(f"comparing voices, {group}", number + 1, len(tests))
     if judge.posterior is not None:
         queries["copy-synthesis"] = _copies(judge, tests)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modules.gpt.patterns import Pattern
 from modules.gpt.reading import Pointer
-from modules.gpt.sampling import draw, is_overused, penalize_repetition
+from modules.gpt.sampling import Quiet, draw, is_overused, penalize_repetition
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,10 @@ class DecodeOptions:
         max_frames: most new frames.
         guidance: how far to move away from what would be said without the text (classifier-free guidance, Ho and
             Salimans, 2022): 0 not at all; 1 doubles the text's influence on stream 0. Costs a second row.
-        guard: stop when the codes go round in circles.
+        guard: stop when the codes or the phones go round in circles.
+        usual_frames: what the text usually takes; a model without a pointer has probably said it by then.
+        tail_frames: silence that ends the speech after the text, see `watching.Watch`; 0: only the model ends it.
+        pause_frames: what counts of a pause; 0: all of it.
         seed: same seed, same codes; None draws a fresh one.
     """
 
@@ -51,6 +54,9 @@ class DecodeOptions:
     max_frames: int = 1000
     guidance: float = 0.0
     guard: bool = True
+    usual_frames: int = 0
+    tail_frames: int = 0
+    pause_frames: int = 0
     seed: int | None = None
 
 
@@ -58,7 +64,7 @@ class Heads(Protocol):
     """What the logits come from: a `Decoder`."""
 
     pattern: Pattern
-    quiet_codes: frozenset[int]
+    quiet: Quiet
 
     def place(self, hidden: Tensor, frames: Sequence[list[int]]) -> Tensor:
         """States [n, H] of the next frame of a step, after those of the step so far."""
@@ -109,7 +115,7 @@ class FrameChooser:
         frame = [first]
         if self.phones:
             logits = mix(self.heads.stream_logits(1, hidden[: self.rows], frame), self.weights)
-            frame.append(self._content(logits, content))
+            frame.append(self._content(logits, content, self.heads.quiet.phone == first))
         for stream in range(len(frame), self.heads.pattern.tokens.stop):
             frame.append(self.stream(stream, hidden, frame))
         if self.reader is not None:
@@ -142,14 +148,15 @@ class FrameChooser:
             code = self._content(logits, content)
         return None if code == self.end_code else code
 
-    def _content(self, logits: Tensor, content: list[int]) -> int:
-        o = self.options
+    def _content(self, logits: Tensor, content: list[int], silence: bool = False) -> int:
+        """The next content code. Silence may repeat itself: its codes, and any code where the phone is a pause."""
+        o, quiet = self.options, self.heads.quiet.codes
+        if silence:
+            return draw(logits, o.top_k, o.top_p, o.temperature, self.generator)
         recent = content[-o.penalty_window :] if o.penalty_window else content
-        penalized = penalize_repetition(
-            logits, [c for c in recent if c not in self.heads.quiet_codes], o.repetition_penalty
-        )
+        penalized = penalize_repetition(logits, [c for c in recent if c not in quiet], o.repetition_penalty)
         code = draw(penalized, o.top_k, o.top_p, o.temperature, self.generator)
-        if code not in self.heads.quiet_codes and is_overused(code, content, o.ras_window, o.ras_threshold):
+        if code not in quiet and is_overused(code, content, o.ras_window, o.ras_threshold):
             code = draw(logits, 0, 1.0, max(o.temperature, 1.0), self.generator)
         return code
 

@@ -5,7 +5,7 @@ zero-shot task itself). Whole utterances only: text and speech must stay togethe
 depends on its index alone, so the sampler can plan lengths without reading any codes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ class PromptDataset:
     ):
         self.options, self.pattern = options, pattern
         self._phones = {name: number for number, name in enumerate(phones)}
+        self._found: dict[int, np.ndarray] = {}
         self.reads: dict[int, np.ndarray] = {}
         """Utterance -> the text unit that each of its frames says, [T]; filled by `align`."""
         self._stores = [open_store(folder) for folder in stores]
@@ -167,11 +168,15 @@ class PromptDataset:
         if features is not None:
             features = features.reshape(len(values["text_ids"]), -1)[: len(text_ids)]
         codes = values["codes"].reshape(int(self.frames[utterance]), -1)
-        phones, reads = (None, None) if hidden or drop_text else (self.phones(utterance), self.reads.get(utterance))
-        return Part(text_ids, codes, features, phones, reads, hidden)
+        phones = None if hidden or drop_text else self.phones(utterance)
+        reads = None if phones is None else self.reads.get(utterance)
+        # What a model with phones is not told of teaches it nothing.
+        return Part(text_ids, codes, features, phones, reads, hidden or (bool(self._phones) and phones is None))
 
     def phones(self, utterance: int) -> np.ndarray | None:
         """Phone of each frame, int64 [T] (IGNORED where the model has no such phone); None where nobody knows."""
+        if utterance in self._found:
+            return self._found[utterance]
         store = self._stores[self.store_of[utterance]]
         if not self._phones or PHONES not in store.columns:
             return None
@@ -181,12 +186,31 @@ class PromptDataset:
         numbers = [self._phones.get(name, IGNORED) for name in names.split(" ")]
         return np.array(numbers, np.int64)[: int(self.frames[utterance])]
 
+    def label(
+        self, labeller: Callable[[np.ndarray, np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray] | None]
+    ) -> Iterator[int]:
+        """Let a labeller (text ids [U], codes [T, K], text features -> phones [T] and reads [T], or None) find out what
+        nobody knows. Gives the number of utterances asked about so far, after each."""
+        asked = 0
+        for utterance in range(len(self)):
+            if self.phones(utterance) is None:
+                part = self.part(utterance)
+                if found := labeller(part.text_ids, part.codes, part.text_features):
+                    self._found[utterance], self.reads[utterance] = found
+                asked += 1
+                yield asked
+
+    @property
+    def unlabelled(self) -> np.ndarray:
+        """Utterances whose phones nobody knows, bool [len(self)]."""
+        return np.array([self.phones(utterance) is None for utterance in range(len(self))])
+
     def align(self, aligner: UnitAligner, vocab: int) -> int:
         """Find out which text unit each frame says, where the phones are known; returns for how many utterances."""
         known, units, said, frames = [], [], [], []
         for utterance in range(len(self)):
             phones = self.phones(utterance)
-            if phones is not None and (phones >= 0).all():
+            if utterance not in self.reads and phones is not None and (phones >= 0).all():
                 sounds, of_frame = runs(phones)
                 known.append(utterance)
                 units.append(np.minimum(self.text_ids(utterance), vocab - 1).astype(np.int64))
@@ -194,8 +218,9 @@ class PromptDataset:
                 frames.append(of_frame)
         owners = aligner.align_all(units, said)
         found = zip(known, owners, frames, strict=True)
-        self.reads = {u: owner[of_frame].astype(np.int16) for u, owner, of_frame in found if owner is not None}
-        return len(self.reads)
+        reads = {u: owner[of_frame].astype(np.int16) for u, owner, of_frame in found if owner is not None}
+        self.reads |= reads
+        return len(reads)
 
     def text_ids(self, utterance: int) -> np.ndarray:
         """Text units of an utterance, int [U]."""
@@ -205,6 +230,8 @@ class PromptDataset:
         """How often each utterance is a target in an epoch, 1 on average: [len(self)]."""
         count = np.bincount(self.language_of).astype(np.float64)
         weights = (count ** (self.options.language_exponent - 1))[self.language_of]
+        if self._phones and not (unknown := self.unlabelled).all():
+            weights = np.where(unknown, 0.0, weights)
         share, recorded = self.options.share_recorded, self.recorded
         if share is not None and recorded.any() and not recorded.all():
             weights[recorded] *= share / weights[recorded].sum()

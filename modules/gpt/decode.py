@@ -9,6 +9,7 @@ Shape letters: n prompts, T frames, K codebooks, W places of a step, H hidden, V
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,11 @@ from modules.gpt.choosing import DecodeOptions, FrameChooser
 from modules.gpt.model import CodeLinear, SpeechGPT
 from modules.gpt.prompts import FusionMode, Prompt, PromptReference, build_prompts, frame_limits, without_text
 from modules.gpt.reading import WINDOW, Pointer
-from modules.gpt.sampling import LoopDetector
+from modules.gpt.sampling import Quiet
 from modules.gpt.sequence import SPEECH, arrange
 from modules.gpt.speaking import Speech, StoppedBy, writer_of
 from modules.gpt.step import Cache, StepEngine
+from modules.gpt.watching import Watch
 
 __all__ = [
     "DecodeOptions",
@@ -36,14 +38,22 @@ __all__ = [
     "frame_limits",
 ]
 
+PAUSE_PHONE = "_"
+"""Name of the phone that is silence, in a model's list of phones."""
+
 
 @dataclass(frozen=True)
 class Generated:
-    """New codes int64 [T, K] on the CPU and why they ended; `phones` [T] where the model says them, else None."""
+    """New codes int64 [T, K] on the CPU and why they ended; `phones` [T] where the model says them, else None; `quiet`:
+    share of the frames that are silence; `finished`: whether the text was read to its end, as far as that is known;
+    `reads` [T]: the text unit that each frame says, where the model has a pointer."""
 
     codes: Tensor
     stopped_by: StoppedBy
     phones: Tensor | None = None
+    quiet: float = 0.0
+    finished: bool = True
+    reads: Tensor | None = None
 
 
 @dataclass
@@ -78,7 +88,9 @@ class Decoder:
 
     def __init__(self, model: SpeechGPT):
         self.model, self.pattern = model, model.pattern
-        self.quiet_codes = frozenset(model.statistics.get("quiet_codes", ()))
+        names = list(model.statistics.get("phones", ()))
+        pause = names.index(PAUSE_PHONE) if self.pattern.phones and PAUSE_PHONE in names else None
+        self.quiet = Quiet(frozenset(model.statistics.get("quiet_codes", ())), pause)
         self._engine = StepEngine(model.backbone)
         self._device = model.specials.device
         with torch.inference_mode():
@@ -118,15 +130,16 @@ class Decoder:
             hidden, cache, place, limit = self._prefill(rows, options)
             reader = self._reader(rows) if self.pattern.pointer else None
             chooser = FrameChooser(self, options, [prompt.weight for prompt in prompts], generator, reader)
-            detector = LoopDetector(quiet=self.quiet_codes) if options.guard else None
-            speech = Speech(limit, detector, on_frame, self.pattern.tokens)
+            pointer = reader.pointer if reader else None
+            watch = Watch(options, self.quiet, self.pattern.phones, pointer)
+            speech = Speech(limit, watch, on_frame, self.pattern.tokens)
             writer = writer_of(chooser, speech)
             while True:
                 if should_stop is not None and should_stop():
                     raise Stopped
                 step = writer.write(hidden)
                 if step is None:
-                    return self._result(speech)
+                    return self._result(speech, pointer)
                 x = self._embed(step).expand(len(hidden), 1, -1)
                 if reader is None:
                     place = None if place is None else place + self.pattern.group_size
@@ -210,10 +223,15 @@ class Decoder:
         turn, matrix, bias = self._heads[stream - 1]
         return F.linear(F.silu(turn(hidden)), matrix, bias).float().cpu()
 
-    def _result(self, speech: Speech) -> Generated:
+    def _result(self, speech: Speech, pointer: Pointer | None) -> Generated:
         frames = torch.tensor(speech.spoken(), dtype=torch.int64).reshape(-1, self.pattern.streams)
         phones = frames[:, 0] if self.pattern.phones else None
-        return Generated(frames[:, self.pattern.tokens], speech.stopped_by or "eos", phones)
+        said = zip(frames[:, self.pattern.content].tolist(), repeat(None) if phones is None else phones.tolist())
+        quiet = sum(self.quiet.holds(*frame) for frame in said) / max(len(frames), 1)
+        finished = pointer is None or pointer.at_end
+        codes = frames[:, self.pattern.tokens]
+        reads = None if pointer is None else frames[:, -1].cumsum(0) - frames[:, -1]
+        return Generated(codes, speech.stopped_by or "eos", phones, quiet, finished, reads)
 
 
 def _unfolded(head: nn.Sequential) -> tuple[nn.Module, Tensor, Tensor | None]:

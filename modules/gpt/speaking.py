@@ -6,16 +6,16 @@ Shape letters: n rows, K codebooks, G frames of a step, W = G * K places of a st
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from modules.gpt.choosing import FrameChooser
 from modules.gpt.patterns import IGNORED
-from modules.gpt.sampling import LoopDetector
+from modules.gpt.watching import StoppedBy, Watch
 
-StoppedBy = Literal["eos", "limit", "guard"]
+__all__ = ["DelayWriter", "GroupWriter", "Speech", "StoppedBy", "Writer", "writer_of"]
 
 
 class Speech:
@@ -24,33 +24,36 @@ class Speech:
     Args:
         limit: most frames.
         tokens: which streams of a frame are those of the tokens.
-        detector: notices content that goes round in circles; None: nobody looks.
+        watch: notices what goes wrong; None: nobody looks.
         on_frame: see `Decoder.generate`.
     """
 
     def __init__(
         self,
         limit: int,
-        detector: LoopDetector | None,
+        watch: Watch | None,
         on_frame: Callable[[int, Tensor], None] | None,
         tokens: slice = slice(None),
     ):
-        self.limit, self.detector, self.on_frame, self._tokens = limit, detector, on_frame, tokens
+        self.limit, self.watch, self.on_frame, self._tokens = limit, watch, on_frame, tokens
         self.frames: list[list[int]] = []
         self.content: list[int] = []
         self.stopped_by: StoppedBy | None = None
+        self._left_out: set[int] = set()
 
-    def add_content(self, code: int | None) -> None:
-        """The content of the next frame, None for EOS; afterwards `stopped_by` says whether it was the last."""
+    def add_content(self, code: int | None, phone: int | None = None) -> None:
+        """The content of the next frame, None for EOS, and its phone where there is one; afterwards `stopped_by` says
+        whether it was the last."""
         if code is None:
             self.stopped_by = "eos"
             return
         self.content.append(code)
-        if self.detector is not None and self.detector.update(code):
-            # One round of the pattern may be speech; what repeats it is not.
-            del self.content[len(self.content) - self.detector.length :]
-            self.stopped_by = "guard"
-        elif len(self.content) >= self.limit:
+        if self.watch is not None:
+            self.stopped_by, cut, left_out = self.watch.add(code, phone)
+            if left_out:
+                self._left_out.add(len(self.content) - 1)
+            del self.content[len(self.content) - cut :]
+        if self.stopped_by is None and len(self.content) >= self.limit:
             self.stopped_by = "limit"
 
     def add_frame(self, frame: list[int]) -> None:
@@ -61,7 +64,8 @@ class Speech:
 
     def spoken(self) -> list[list[int]]:
         """The frames that count."""
-        return self.frames[: len(self.content)]
+        said = self.frames[: len(self.content)]
+        return [frame for place, frame in enumerate(said) if place not in self._left_out] if self._left_out else said
 
 
 class Writer(Protocol):
@@ -85,7 +89,10 @@ class GroupWriter:
             if frame is not None:
                 speech.add_frame(frame)
                 step.append(frame)
-            speech.add_content(None if frame is None else frame[heads.pattern.content])
+            if frame is None:
+                speech.add_content(None)
+            else:
+                speech.add_content(frame[heads.pattern.content], frame[0] if heads.pattern.phones else None)
             if speech.stopped_by is not None:
                 return None
         return [code for frame in step for code in frame]

@@ -29,6 +29,8 @@ class SpeakOptions:
         seed: None draws one; the seed used is reported.
         fuse_gpt: let all references prompt the language model; False uses the heaviest alone.
         fuse_decoder: let all references shape the timbre; False uses the heaviest alone.
+        guards: watch over each sentence (least and most length, silence at its end and within, loops, codes that are
+            used too often) and speak it again with another seed when something went wrong.
 
     Raises:
         UserError: option_invalid naming the field and its bounds; cut_unknown.
@@ -49,6 +51,7 @@ class SpeakOptions:
     forced_seconds: float = _option(
         0.0, "length of every sentence, wherever the model would end it; 0 = off", 0.0, 40.0
     )
+    guards: bool = True
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -87,9 +90,10 @@ class Segment:
         text: the sentence.
         wav: float32 [S].
         seconds: its length.
-        stopped_by: "eos" the model ended it itself, "limit" it grew too long, "guard" it got stuck.
+        stopped_by: "eos" it came to its end, "limit" it grew too long, "guard" it got stuck.
         codes: int64 [T, K], what a frozen rendering starts from.
-        seed: of this sentence.
+        seed: of this sentence, of the try that was kept.
+        retries: how often it was spoken again because something was wrong with it.
     """
 
     index: int
@@ -100,6 +104,12 @@ class Segment:
     stopped_by: str
     codes: Tensor
     seed: int = 0
+    retries: int = 0
+
+    def report(self) -> dict[str, Any]:
+        """What is told and kept of the sentence, as plain JSON values."""
+        told = {"text": self.text, "seconds": round(self.seconds, 3), "stopped_by": self.stopped_by}
+        return {**told, "retries": self.retries, "seed": self.seed}
 
 
 def _check_number(name: str, value: Any, low: float, high: float) -> None:

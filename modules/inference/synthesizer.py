@@ -7,7 +7,7 @@ import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -19,9 +19,11 @@ from modules.audio.pitch import track_f0
 from modules.audio.resample import resample
 from modules.config import Preset
 from modules.errors import Stopped
-from modules.gpt.decode import DecodeOptions, Generated, Prompt, PromptReference, build_prompts
+from modules.gpt.decode import DecodeOptions, Prompt, PromptReference, build_prompts
 from modules.gpt.sequence import part_length
 from modules.inference import finishing
+from modules.inference.attempts import RETRIES, Attempt, code_alarms, judged, keep_best, sound_alarms
+from modules.inference.lengths import LONGEST_SECONDS, SHORTEST_SECONDS, Lengths, expect_lengths
 from modules.inference.options import MAX_SEED, Progress, Segment, SpeakOptions
 from modules.inference.parts import Parts, load_parts
 from modules.inference.voice import Reference, Voice
@@ -29,18 +31,18 @@ from modules.paths import PRETRAINED_MODELS
 from modules.runtime import pick_device
 from modules.speech.prosody import F0_FRAME_RATE_HZ, median_f0
 from modules.text.encoder import Precision
-from modules.text.sentences import estimate_seconds, split_text
+from modules.text.sentences import split_text
+from modules.text.spoken import spoken_text
 
-__all__ = ["Progress", "Segment", "SpeakOptions", "Synthesizer"]
+__all__ = ["RETRIES", "Progress", "Segment", "SpeakOptions", "Synthesizer"]
 
 CACHED_REFERENCES = 32
-RETRIES = 2
 UNVOICED_MEDIAN_HZ = 150.0
 """Pitch of a voice that was only heard whispering."""
-PACE_RANGE = (0.6, 1.7)
-"""How far a reference may move the expected pace: its own transcript may be wrong."""
-LONGEST_SECONDS = 40.0
-SHORTEST_SECONDS = 0.12
+TAIL_SECONDS = 0.3
+"""Silence after the text that ends a sentence."""
+PAUSE_SECONDS = 0.8
+"""Longest pause inside a sentence: of 100 recordings one has a longer one."""
 
 ProgressCallback = Callable[[Progress], None]
 StopCallback = Callable[[], bool]
@@ -132,17 +134,9 @@ class Synthesizer:
         options of the original it gives the same samples."""
         style, median_hz = self._timbre(voice, options)
         for segment in segments:
-            wav = self._sound(segment.codes, segment.text, style, median_hz, options, segment.seed)
-            yield Segment(
-                segment.index,
-                segment.total,
-                segment.text,
-                wav,
-                len(wav) / self.sample_rate,
-                segment.stopped_by,
-                segment.codes,
-                segment.seed,
-            )
+            raw = self._sound(segment.codes, segment.text, style, median_hz, options, segment.seed)
+            wav = finishing.finish(raw, self.sample_rate)
+            yield replace(segment, wav=wav, seconds=len(wav) / self.sample_rate)
 
     def join(self, segments: Sequence[Segment], pause_seconds: float) -> np.ndarray:
         """One sound float32 [S] of all segments, with pauses between them."""
@@ -170,47 +164,55 @@ class Synthesizer:
                 if should_stop is not None and should_stop():
                     return
                 on_frame(0, None)
-                generated = self._generate(voice, sentence, options, sentence_seed, on_frame, should_stop)
-                if should_stop is not None and should_stop():
-                    return
+                attempt = self._attempts(voice, sentence, style, median_hz, options, on_frame, should_stop)
+                guarded = options.guards and not options.forced_seconds
+                best, retries = keep_best(attempt, sentence_seed) if guarded else (attempt(sentence_seed), 0)
             except Stopped:
                 return
-            wav = self._sound(generated.codes, sentence, style, median_hz, options, sentence_seed)
+            codes, raw = best.generated.codes, best.raw
+            if raw is None:
+                raw = self._sound(codes, sentence, style, median_hz, options, best.seed)
+            wav = finishing.finish(raw, self.sample_rate)
             seconds = len(wav) / self.sample_rate
             seconds_done += seconds
-            yield Segment(index, total, sentence, wav, seconds, generated.stopped_by, generated.codes, sentence_seed)
+            stopped_by = best.generated.stopped_by
+            yield Segment(index, total, sentence, wav, seconds, stopped_by, codes, best.seed, retries)
 
-    def _generate(
+    def _attempts(
         self,
         voice: Voice,
         sentence: str,
+        style: Tensor,
+        median_hz: float,
         options: SpeakOptions,
-        seed: int,
         on_frame: Callable[[int, Tensor], None],
         should_stop: StopCallback | None,
-    ) -> Generated:
-        """Codes of one sentence. A sentence that did not end by itself is tried again with another seed; the try
-        that comes nearest to the expected length is kept."""
-        text_ids = self._parts.text.encode(sentence)
-        text_features = self._text_features(sentence)
+    ) -> Callable[[int], Attempt]:
+        """What speaks the sentence with a seed, and tells what is wrong with it."""
+        text, rate = spoken_text(sentence), self._parts.speech.frame_rate
+        text_ids, text_features = self._parts.text.encode(text), self._text_features(text)
         references = self._prompt_references(voice, options)
-        expected = self._expected_frames(sentence, text_ids, references)
-        best: Generated | None = None
-        best_cost = math.inf
-        for attempt in range(RETRIES + 1):
+        lengths = self._lengths(text, text_ids, references, options)
+        prompts = self._prompts(references, text_ids, text_features, lengths.expected, lengths.most)
+
+        # A voice that was only heard whispering may go on so.
+        pitched = bool(self._parts.vits2.prosody_levels) and median_hz != UNVOICED_MEDIAN_HZ
+
+        def attempt(seed: int) -> Attempt:
+            decode_options = self._decode_options(options, lengths, seed)
             generated = self._parts.gpt.generate(
-                self._prompts(references, text_ids, text_features, expected, self._longest_frames(expected, options)),
-                options=self._decode_options(options, expected, (seed + 7_919 * attempt) % MAX_SEED),
-                should_stop=should_stop,
-                on_frame=on_frame,
+                prompts, options=decode_options, should_stop=should_stop, on_frame=on_frame
             )
-            if options.forced_seconds or (generated.stopped_by == "eos" and len(generated.codes)):
-                return generated
-            cost = abs(math.log((len(generated.codes) + 1) / (expected + 1)))
-            if cost < best_cost:
-                best, best_cost = generated, cost
-        assert best is not None
-        return best
+            if should_stop is not None and should_stop():
+                raise Stopped
+            tried = Attempt(generated, seed)
+            if alarms := code_alarms(generated, lengths, pitched):
+                return judged(tried, lengths, alarms)
+            raw = self._sound(generated.codes, sentence, style, median_hz, options, seed)
+            least = lengths.low / rate / options.speed
+            return judged(Attempt(generated, seed, raw), lengths, sound_alarms(raw, self.sample_rate, least))
+
+        return attempt
 
     def _prompt_references(self, voice: Voice, options: SpeakOptions) -> list[tuple[Features, float]]:
         """References whose words are known, with weights; they stand in the language model's prompt."""
@@ -247,50 +249,46 @@ class Synthesizer:
         streams = len(self._parts.speech.codebook_sizes)
         return build_prompts(kept, text_ids, streams, text_features=text_features)
 
-    def _expected_frames(self, sentence: str, text_ids: list[int], references: list[tuple[Features, float]]) -> float:
-        """Frames that the sentence should take, from its length and the pace of the references."""
+    def _lengths(
+        self, text: str, text_ids: list[int], references: list[tuple[Features, float]], options: SpeakOptions
+    ) -> Lengths:
+        """Frames that the sentence should and may take."""
         rate = self._parts.speech.frame_rate
+        spoken = [(f.text, f.text_ids, len(f.codes), weight) for f, weight in references]
+        lengths = expect_lengths(text, text_ids, spoken, self._parts.gpt.model, rate)
+        if options.forced_seconds:
+            return lengths.forced(max(1, round(options.forced_seconds * rate)))
+        return lengths if options.guards else replace(lengths, least=1, most=round(LONGEST_SECONDS * rate))
 
-        def normal(text: str, ids: Sequence[int]) -> float:
-            by_script = estimate_seconds(text) * rate
-            by_units = self._parts.gpt.model.expected_frames(ids)
-            # Units mislead where the tokenizer falls back to bytes, scripts where nothing was spelled out.
-            return math.sqrt(by_script * by_units) if by_units else by_script
-
-        expected = max(normal(sentence, text_ids), 0.2 * rate)
-        if references:
-            spoken = sum(weight * len(f.codes) for f, weight in references)
-            usual = sum(weight * normal(f.text, f.text_ids) for f, weight in references)
-            expected *= min(max(spoken / max(usual, 1.0), PACE_RANGE[0]), PACE_RANGE[1])
-        return expected
-
-    def _decode_options(self, options: SpeakOptions, expected: float, seed: int) -> DecodeOptions:
+    def _decode_options(self, options: SpeakOptions, lengths: Lengths, seed: int) -> DecodeOptions:
         rate = self._parts.speech.frame_rate
-        forced = self._longest_frames(expected, options) if options.forced_seconds else 0
-        return DecodeOptions(
+        guarded = options.guards and not options.forced_seconds
+        chosen = DecodeOptions(
             top_k=options.top_k,
             top_p=options.top_p,
             temperature=options.temperature,
             repetition_penalty=options.repetition_penalty,
             guidance=options.guidance,
-            min_frames=forced or max(round(SHORTEST_SECONDS * rate), int(expected / 3)),
-            max_frames=self._longest_frames(expected, options),
-            guard=not forced,
+            min_frames=lengths.least,
+            max_frames=lengths.most,
+            guard=guarded,
             seed=seed,
         )
-
-    def _longest_frames(self, expected: float, options: SpeakOptions) -> int:
-        """Most frames that a sentence may take."""
-        rate = self._parts.speech.frame_rate
-        if options.forced_seconds:
-            return max(1, round(options.forced_seconds * rate))
-        return round(min(2.5 * expected + rate, LONGEST_SECONDS * rate))
+        if not guarded:
+            return chosen if options.guards else replace(chosen, ras_window=0)
+        return replace(
+            chosen,
+            usual_frames=round(lengths.expected),
+            tail_frames=round(TAIL_SECONDS * rate),
+            pause_frames=round(PAUSE_SECONDS * rate),
+        )
 
     @torch.inference_mode()
     def _sound(
         self, codes: Tensor, text: str, style: Tensor, median_hz: float, options: SpeakOptions, seed: int
     ) -> np.ndarray:
-        """Codes [T, K] to a finished sound float32 [S]."""
+        """Codes [T, K] to the decoder's raw sound float32 [S]."""
+        text = spoken_text(text)
         if not len(codes):
             return np.zeros(round(SHORTEST_SECONDS * self.sample_rate), np.float32)
         text_ids = torch.tensor([self._parts.text.encode(text)], device=self.device)
@@ -305,7 +303,7 @@ class Synthesizer:
             generator=torch.Generator().manual_seed(seed),
             text_features=None if features is None else torch.from_numpy(features)[None].to(self.device),
         )
-        return finishing.finish(wav.cpu().numpy(), self.sample_rate)
+        return wav.cpu().numpy()
 
     @torch.inference_mode()
     def _timbre(self, voice: Voice, options: SpeakOptions) -> tuple[Tensor, float]:
@@ -340,7 +338,7 @@ class Synthesizer:
         f0 = track_f0(narrow, speech.sample_rate, F0_FRAME_RATE_HZ)
         codes = speech.encode(narrow.to(self.device), f0=f0.to(self.device))[0].cpu()
         style = self._parts.vits2.style_of(reference.wav.unsqueeze(0).to(self.device))
-        text = reference.text or ""
+        text = spoken_text(reference.text or "")
         return Features(
             codes,
             style,

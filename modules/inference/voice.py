@@ -34,7 +34,9 @@ SEARCHED_SECONDS = 900.0
 """Of a longer file only the beginning is searched: a quarter of an hour holds a good stretch, or the rest has none."""
 LEAD_SECONDS = 0.1
 TAIL_SECONDS = 0.3
-"""Quiet kept behind the last word: without it the last sound leaks into the first word spoken."""
+"""Quiet kept behind words: without it the last sound leaks into the first word spoken."""
+SILENT_TAIL_SECONDS = 0.2
+"""So much of the last tail is made silence, because a recording may have been cut into its next word."""
 GAP_SECONDS = 0.7
 """Longer pauses inside a reference are shortened to lead plus tail."""
 _SILENCE_DB = -75.0
@@ -283,11 +285,13 @@ def _merged(spans: list[Span]) -> list[Span]:
 
 
 def _assemble(samples: np.ndarray, kept: list[Span], sample_rate: int) -> np.ndarray:
-    """The kept spans of samples [S], joined, with faded edges and a quiet tail."""
+    """The kept spans of samples [S], joined, with faded edges and a tail that ends in silence."""
+    spans, silence = _merged(kept), int(SILENT_TAIL_SECONDS * sample_rate)
+    spans[-1] = (spans[-1][0], spans[-1][1] - int(SILENT_TAIL_SECONDS * RATE_HZ))
     scale = sample_rate / RATE_HZ
     fade = np.linspace(0, 1, int(0.01 * sample_rate), dtype=np.float32)
     parts = []
-    for start, end in _merged(kept):
+    for start, end in spans:
         first, last = max(0, int(start * scale)), int(end * scale)
         part = samples[first:last].copy()
         size = min(len(fade), len(part))
@@ -295,4 +299,4 @@ def _assemble(samples: np.ndarray, kept: list[Span], sample_rate: int) -> np.nda
         part[len(part) - size :] *= fade[:size][::-1]
         missing = last - max(first, min(last, len(samples)))
         parts.append(np.pad(part, (0, missing)))
-    return np.concatenate(parts)
+    return np.concatenate([*parts, np.zeros(silence, np.float32)])

@@ -135,6 +135,26 @@ def load_tokenizer(path: Path, *, with_recogniser: bool | None = False) -> Seman
     return model.eval()
 
 
+def load_with_head(path: Path, head: Path) -> SemanticTokenizer:
+    """A tokenizer that was shipped without its recognition head, and that head out of another file, in eval mode.
+
+    Raises:
+        UserError: head_of_another_tokenizer, and those of `load_weights`.
+    """
+    main, extra = load_weights(path), load_weights(head)
+    labels = tuple(extra.config.get("labels", ()))
+    if main.lineage != extra.lineage or not labels or "tokenizer" not in main.config:
+        raise UserError(
+            "head_of_another_tokenizer",
+            "{head} does not hold the recognition head of {file}; take both from the same version.",
+            head=str(head),
+            file=str(path),
+        )
+    model = SemanticTokenizer(from_dict(SpeechTokenizerConfig, main.config["tokenizer"]), labels)
+    model.load_state_dict(main.state | {k: v for k, v in extra.state.items() if k.startswith(RECOGNISER_PREFIX)})
+    return model.eval()
+
+
 def relabel(model: SemanticTokenizer, labels: Sequence[str]) -> SemanticTokenizer:
     """The same tokenizer with a recognition head for other labels: those it knew go on, others begin afresh."""
     if tuple(labels) == tuple(model.labels):

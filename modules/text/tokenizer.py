@@ -21,6 +21,11 @@ def whole_characters(text: str) -> str:
     return text
 
 
+# Letters of all scripts but the Latin one. They take two bytes or more: left alone, merges would join half of one with
+# the space or the letter before it.
+LONE_LETTERS = r"[^\p{Latin}\p{N}\p{P}\p{Z}\p{S}\p{M}\p{C}]"
+
+
 class TextTokenizer:
     """Text to ids and back. Make one with `train` or `load`."""
 
@@ -29,19 +34,23 @@ class TextTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, max_token_length: int = 0) -> "TextTokenizer":
-        """Learn merges from texts.
+        """Learn merges from texts; a letter of another script than the Latin one is never joined with anything else.
 
         Args:
             vocab_size: size of the vocabulary, the 256 bytes and the padding included.
             max_token_length: longest merge in bytes, 0 for no limit. A short limit keeps the units near to sounds,
                 so that a small model learns spelling instead of words; 3 still holds a hanzi in one unit.
         """
-        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+        from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
         inner = Tokenizer(models.BPE(unk_token=None))
         inner.normalizer = normalizers.NFC()
         inner.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.Split(Regex(LONE_LETTERS), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
         )
         inner.decoder = decoders.ByteLevel()
         # The library counts its limit from one above.

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modules.audio.augmentation import AugmentOptions, augment
+from modules.audio.effects import same_level
 from modules.config import AudioConfig, SpeechTokenizerConfig, TextConfig
 from modules.data.batching import map_tensors, pad_stack
 from modules.data.columns import Rows
@@ -22,6 +24,7 @@ from modules.speech.prosody import F0_FRAME_RATE_HZ, encode_prosody, median_f0
 
 SYNTHETIC = "synthetic"
 MIN_SECONDS = 0.6
+BABBLERS = 3
 TEXT_MULTIPLE = 16
 
 
@@ -81,6 +84,8 @@ class DecoderDataset:
             ssl), the items carry these instead of codes, so that the decoder's quantiser can learn.
         text: how the decoder reads text; where by features, the items carry them (column text_features). Columns that
             the items do not need are not read.
+        degrade_style: what may happen to the style audio, and to nothing else: a telephone's style is then learned to
+            give the clean target. None leaves it alone.
 
     Raises:
         UserError: no_audio_rows when no row of the split has audio, no_ssl_features when a store has neither features
@@ -97,8 +102,10 @@ class DecoderDataset:
         token_rate: float = 25.0,
         tokenizer: SpeechTokenizerConfig | None = None,
         text: TextConfig | None = None,
+        degrade_style: AugmentOptions | None = None,
     ):
         self.stores, self.audio, self.style_seconds = list(stores), audio, style_seconds
+        self.degrade_style = degrade_style
         self.samples_per_token = round(audio.sample_rate / token_rate)
         self.points_per_token = round(F0_FRAME_RATE_HZ / token_rate)
         self.window_tokens = int(window_seconds * token_rate) // 2 * 2
@@ -160,7 +167,7 @@ class DecoderDataset:
             f0=contour,
             median_f0_hz=float(median_f0(torch.from_numpy(f0)[None])[0]) if len(f0) else 0.0,
             text_ids=np.asarray(values["text_ids"], np.int64),
-            style_wav=style,
+            style_wav=self._degraded(style, rng),
             ssl=ssl[start * self.features_per_token :][: length * self.features_per_token] if self.learned else None,
             text_features=values["text_features"].reshape(-1, self.text_dim) if self.text_dim else None,
         )
@@ -198,6 +205,17 @@ class DecoderDataset:
             if wanted - have < self.audio.sample_rate // 4:
                 break
         return _to_float(np.concatenate(pieces))
+
+    def _degraded(self, style: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Style audio as a poor recording has it, perhaps; at its own level, as references are normalised in use."""
+        if self.degrade_style is None:
+            return style
+        return same_level(augment(style, self.audio.sample_rate, self.degrade_style, rng, self._voices), style)
+
+    def _voices(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """The sound of a few clips, whichever."""
+        chosen = (self.rows[int(i)] for i in rng.integers(len(self.rows), size=BABBLERS))
+        return [_to_float(self.stores[number].row(row, ("audio",))["audio"]) for number, row in chosen]
 
     def _split_clip(self, audio: np.ndarray, tokens: int, rng: np.random.Generator) -> tuple[int, int, np.ndarray]:
         """Start and length of a window in one half of a lonely clip, and the other half for style."""

@@ -9,10 +9,12 @@ import pytest
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("pypinyin")
 
+from modules.corpus.cleaning import phrase_key
+from modules.corpus.phrasebook import phrases
 from modules.corpus.recorded import speech_bounds, unfit_reason
 from modules.corpus.splits import FILE_NAME
-from modules.corpus.synthetic import SyntheticConfig, build_synthetic, make_plan, phrase_split
-from modules.corpus.texts import Phrase, phrase_key
+from modules.corpus.synthetic import SyntheticConfig, build_synthetic, make_plan
+from modules.corpus.texts import Phrase, phrase_split
 from modules.corpus.voices import make_voices
 from modules.data.store import FeatureStore
 from modules.errors import Stopped, UserError
@@ -41,8 +43,8 @@ def test_voices_follow_from_the_seed_and_splits_share_no_variant() -> None:
     assert not variants["train"] & variants["dev"]
     assert not variants["train"] & variants["test"]
     assert not variants["dev"] & variants["test"]
-    assert len(voices.of_split("train")) >= 200
-    assert len(voices.of_split("dev")) + len(voices.of_split("test")) >= 40
+    assert len(voices.of_split("train")) >= 850
+    assert len(voices.of_split("dev")) == len(voices.of_split("test")) == 40
 
 
 def test_plans_keep_texts_and_voices_of_the_splits_apart() -> None:
@@ -52,6 +54,20 @@ def test_plans_keep_texts_and_voices_of_the_splits_apart() -> None:
         held = {quality(p) for p in plan if p.split != "train"}
         assert held and not held & {quality(p) for p in plan if p.split == "train"}
     assert plan == make_plan(SyntheticConfig({"en": 60}, seed=1), TEXTS, make_voices(1))
+
+
+def test_plans_of_a_language_do_not_depend_on_the_others() -> None:
+    texts = TEXTS | {"de": [Phrase(f"Der {a} Hund und {b}.", "de", "file") for a in WORDS for b in WORDS]}
+    alone = make_plan(SyntheticConfig({"en": 60}, seed=1), texts, make_voices(1))
+    both = make_plan(SyntheticConfig({"en": 60, "de": 10}, seed=1), texts, make_voices(1))
+    assert {p.key for p in alone} == {p.key for p in both if p.language == "en"}
+
+
+def test_pairs_of_languages_are_planned_in_parts() -> None:
+    texts = {tag: [Phrase(text, tag, "phrasebook") for text in phrases(tag)] for tag in ("en", "ja")}
+    plan = make_plan(SyntheticConfig({"en+ja": 40}, seed=1), texts, make_voices(1))
+    assert len(plan) == 40 and {p.language for p in plan} == {"en+ja"} and {p.source for p in plan} == {"switch"}
+    assert all({tag for _, tag in p.parts} == {"en", "ja"} for p in plan)
 
 
 def test_transcripts_of_training_recordings_stay_in_training() -> None:

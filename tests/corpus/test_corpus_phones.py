@@ -36,6 +36,32 @@ def test_labels_are_split_into_the_closed_set(label: str, tone: int, symbols: li
     assert set(symbols) <= set(INVENTORY)
 
 
+@pytest.mark.parametrize(
+    ("label", "voice", "symbols"),
+    [
+        ("ɯᵝ", "ja", ["ɯ"]),
+        ("ˈũ", "ja", ["ŋ"]),
+        ("dʑ", "ja", ["dʑ"]),
+        ("ˈo̞o̞", "ja", ["o", "o"]),
+        ("q-", "ko", ["k͈"]),
+        ("q", "ko", ["k"]),
+        ("ph", "ko", ["pʰ"]),
+        ("tʃʲ", "ru", ["tɕ"]),
+        ("ˈy", "ru", ["ɨ"]),
+        ("dʲ", "ru", ["d", "j"]),
+        ("ɐ̃ʊ̃", "pt-br", ["ã", "ʊ"]),
+        ("ʑ", "pl", ["ʑ"]),
+        ("tsː", "it", ["ts"]),
+        ("œ̃", "fr", ["ɛ̃"]),
+        ("r̝", "cs", ["r", "ʒ"]),
+        ("y", "", ["y"]),
+    ],
+)
+def test_voices_with_spellings_of_their_own(label: str, voice: str, symbols: list[str]) -> None:
+    assert normalise_label(label, voice=voice) == symbols
+    assert set(symbols) <= set(INVENTORY)
+
+
 def test_inventory_of_stores_is_ordered_and_starts_with_the_pause() -> None:
     class Store:
         def column(self, name: str) -> list[str]:

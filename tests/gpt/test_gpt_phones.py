@@ -159,7 +159,7 @@ def test_rows_know_the_phones_of_their_store(told_store):
         row, n = data.get(index, np.random.default_rng(0)), index % 6
         target, prompts = row.parts[-1], row.parts[:-1]
         prompted += len(prompts)
-        assert all(part.hidden for part in prompts) and not target.hidden
+        assert all(part.hidden for part in prompts) and target.hidden == (n == 5), "what nobody knows teaches nothing"
         assert target.codes.tolist() == spoken(n, 8).codes.tolist()
         if n == 5:
             assert target.phones is None
@@ -167,6 +167,10 @@ def test_rows_know_the_phones_of_their_store(told_store):
             assert [names[k] for k in target.phones] == [f"p{k}" for k in spoken(n, 8).phones]
         arrange([row.parts], PATTERN)
     assert prompted > 15
+    assert data.unlabelled.tolist() == [False] * 5 + [True] and data.target_weights().tolist() == [1.2] * 5 + [0.0]
+    for _ in data.label(lambda ids, codes, features: (np.zeros(len(codes), np.int64), np.zeros(len(codes), np.int64))):
+        pass
+    assert not data.unlabelled.any() and not data.part(5).phones.any() and data.target_weights().tolist() == [1.0] * 6
     some = PromptDataset([told_store], "train", MixOptions(), pattern=PATTERN, phones=names[:1])
     assert {IGNORED, 0} >= {int(k) for n in range(5) for k in some.part(n).phones}
     without = PromptDataset([told_store], "train", MixOptions())

@@ -143,9 +143,7 @@ def test_text_is_learned_by_heart_and_read_to_its_end(make_gpt):
         sum(loss for name, loss in losses.items() if not name.startswith("_")).backward()
         optimizer.step()
     decoder = Decoder(model.eval())
-    options = DecodeOptions(
-        top_k=1, phone_top_k=1, prosody_top_k=1, advance_temperature=0, ras_window=0, max_frames=20
-    )
+    options = DecodeOptions(top_k=1, phone_top_k=1, prosody_top_k=1, advance_temperature=0, ras_window=0, max_frames=20)
     for part in parts:
         generated = decoder.generate(build_prompts([], part.text_ids, 2), options=options)
         assert generated.codes.tolist() == part.codes.tolist()

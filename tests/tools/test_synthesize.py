@@ -46,7 +46,7 @@ def test_json_is_one_line_and_the_sidecar_can_make_it_again(
     assert printed.count("\n") == 1
     report = json.loads(printed)
     assert set(report) == {"seconds", "rtf", "first_sound_seconds", "sample_rate", "seed", "sentences"}
-    assert [set(s) for s in report["sentences"]] == [{"text", "seconds", "stopped_by"}]
+    assert [set(s) for s in report["sentences"]] == [{"text", "seconds", "stopped_by", "retries", "seed"}]
     assert report["seconds"] == pytest.approx(len(frames_of(output)) / 2 / 32000, abs=0.01)
     kept = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
     assert kept["text"] == "Hello you." and kept["complete"] is True

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from modules.audio.augmentation import AugmentOptions
 from modules.config import AudioConfig, VITS2Config
 from modules.data.batching import Loader
 from modules.data.store import FeatureStore, StoreWriter
@@ -95,6 +96,29 @@ def test_style_is_other_sound_of_the_same_speaker(dataset):
 def test_an_example_depends_on_its_generator_alone(dataset):
     first, again = (dataset.get(1, np.random.default_rng(9)) for _ in range(2))
     assert np.array_equal(first.wav, again.wav) and np.array_equal(first.style_wav, again.style_wav)
+
+
+def test_a_poor_reference_is_heard_by_the_style_alone(store, dataset):
+    options = AugmentOptions.of_references(1.0)
+    poor = DecoderDataset([store], AUDIO, "train", window_seconds=0.8, style_seconds=(0.5, 1.0), degrade_style=options)
+    changed = 0
+    for index in range(len(dataset)):
+        clean, degraded = (d.get(index, np.random.default_rng(index)) for d in (dataset, poor))
+        for name in ("wav", "codes", "f0", "median_f0_hz", "text_ids"):
+            np.testing.assert_array_equal(getattr(clean, name), getattr(degraded, name))
+        assert clean.style_wav.shape == degraded.style_wav.shape and degraded.style_wav.dtype == np.float32
+        powers = [np.mean(np.square(e.style_wav, dtype=np.float64)) for e in (clean, degraded)]
+        assert powers[1] == pytest.approx(powers[0], rel=1e-3)
+        changed += not np.allclose(clean.style_wav, degraded.style_wav, atol=1e-4)
+    assert changed >= len(dataset) - 2
+
+
+def test_no_poor_references_are_the_same_as_before(store, dataset):
+    options = AugmentOptions.of_references(0.0)
+    same = DecoderDataset([store], AUDIO, "train", window_seconds=0.8, style_seconds=(0.5, 1.0), degrade_style=options)
+    for index in range(len(dataset)):
+        before, after = (d.get(index, np.random.default_rng(index)) for d in (dataset, same))
+        np.testing.assert_allclose(after.style_wav, before.style_wav, rtol=1e-6)
 
 
 def test_missing_split_is_told(store):

@@ -33,6 +33,7 @@ def values(example: Path) -> dict[str, Any]:
         "cut": "auto",
         "fuse_gpt": True,
         "fuse_decoder": True,
+        "guards": True,
         "seed": 5,
         "random_seed": False,
         "freeze": False,

@@ -86,9 +86,15 @@ def _build_switches(form: Form, i18n: gr.I18n) -> None:
                 True, label=i18n("options.fuse_decoder"), info=i18n("options.fuse_decoder_hint"), elem_id="fuse-decoder"
             ),
         )
-    form.add(
-        "freeze", gr.Checkbox(False, label=i18n("options.freeze"), info=i18n("options.freeze_hint"), elem_id="freeze")
-    )
+    with gr.Row():
+        form.add(
+            "guards",
+            gr.Checkbox(True, label=i18n("options.guards"), info=i18n("options.guards_hint"), elem_id="guards"),
+        )
+        form.add(
+            "freeze",
+            gr.Checkbox(False, label=i18n("options.freeze"), info=i18n("options.freeze_hint"), elem_id="freeze"),
+        )
 
 
 def _build_model(form: Form, services: Services, i18n: gr.I18n) -> None:

@@ -35,6 +35,7 @@ OPTION_NAMES = (
     "cut",
     "fuse_gpt",
     "fuse_decoder",
+    "guards",
 )
 """Controls that are fields of `SpeakOptions` under the same name."""
 
@@ -192,10 +193,14 @@ class Speech:
             self.say("speech.column_end"),
         ]
         data = [
-            [s.index + 1, s.text, round(float(s.seconds), 2), ends.get(s.stopped_by, s.stopped_by)]
+            [s.index + 1, s.text, round(float(s.seconds), 2), self._retried(ends.get(s.stopped_by, s.stopped_by), s)]
             for s in self.segments
         ]
         return {"headers": headers, "data": data}
+
+    def _retried(self, end: str, segment: "Segment") -> str:
+        """How a sentence ended, and how often it was spoken again before."""
+        return self.say("speech.retried", end=end, count=segment.retries) if segment.retries else end
 
     def _check_freeze(self, choice: ModelChoice) -> None:
         if not self.values.get("freeze"):
@@ -272,9 +277,7 @@ class Speech:
             "rtf": round(elapsed / max(seconds, 1e-3), 4),
             "sample_rate": synthesizer.sample_rate,
             "seed": seed,
-            "sentences": [
-                {"text": s.text, "seconds": round(s.seconds, 3), "stopped_by": s.stopped_by} for s in self.segments
-            ],
+            "sentences": [segment.report() for segment in self.segments],
         }
         path = save_output(self.services.output, wav, settings)
         status = self.say(

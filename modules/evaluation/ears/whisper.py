@@ -1,0 +1,99 @@
+"""Words and characters heard by Whisper, where its weights already lie on this machine; nothing is downloaded."""
+
+import functools
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modules.corpus.recognition import RATE_HZ, RecognitionOptions, Recognizer
+from modules.corpus.whisper_device import Attempt, load_whisper
+from modules.corpus.whisper_models import WHISPER_SIZES, find_whisper_model
+from modules.data.store import entry_key
+from modules.errors import UserError
+from modules.evaluation.alignment import EditCounts, count_edits, plain_words, pooled_rate
+from modules.evaluation.clips import in_order
+from modules.evaluation.ears.hearing import Load
+from modules.evaluation.judging import GROUPS, Judge
+from modules.evaluation.packages import need
+from modules.evaluation.results import Table, percent
+from modules.paths import PRETRAINED_MODELS
+
+BEST_FIRST = ("large-v3-turbo", "large-v3", "large-v2", "medium", "small", "base", "tiny")
+
+
+def local_model() -> Path | None:
+    """The best Whisper model on this machine, None where there is none."""
+    for size in BEST_FIRST:
+        if size in WHISPER_SIZES:
+            try:
+                return find_whisper_model(size, PRETRAINED_MODELS, reachable=lambda: False)
+            except UserError:
+                continue
+    return None
+
+
+def text_counts(heard: str, said: str) -> tuple[EditCounts, EditCounts]:
+    """Edits of characters and of words, case and punctuation left out."""
+    words, truth = plain_words(heard), plain_words(said)
+    return count_edits("".join(words), "".join(truth)), count_edits(words, truth)
+
+
+def whisper_errors(judge: Judge) -> tuple[dict[str, Any], Table]:
+    """Character and word errors by language of all groups; a reason where Whisper is missing."""
+    title, header = "Whisper", ("language", "outputs", "character error", "word error", "floor, characters")
+    model = local_model()
+    if model is None:
+        reason = "no Whisper weights are on this machine (tools.transcribe downloads some)"
+        return {"reason": reason}, Table(title, header, ())
+    try:
+        need("faster_whisper")
+    except UserError as error:
+        return {"reason": str(error)}, Table(title, header, ())
+    found: dict[str, dict[str, list[EditCounts]]] = defaultdict(lambda: defaultdict(list))
+    for group in GROUPS:
+        for number, (request, output) in enumerate(judge.say_all(group)):
+            sentence, kinds = request.sentence, found[request.sentence.language]
+            hearing = _Hearing(judge, model, sentence.language)
+            characters, words = text_counts(hearing(output.key, output.wav), sentence.text)
+            kinds["characters"].append(characters)
+            kinds["words"].append(words)
+            if sentence.has_sound:
+                source = hearing(sentence.key, lambda rate, clip=sentence: judge.reader.wav(clip, rate))
+                kinds["floor"].append(text_counts(source, sentence.text)[0])
+            judge.progress(f"Whisper, {group} voices", number + 1, len(judge.requests[group]))
+    values, rows = {"model": model.name}, []
+    for language in in_order(found):
+        rates = {name: vars(pooled_rate(counts)) for name, counts in found[language].items()}
+        values[language] = rates
+        floor = percent(rates["floor"]["rate"]) if "floor" in rates else "unknown"
+        shown = (percent(rates["characters"]["rate"]), percent(rates["words"]["rate"]))
+        rows.append((language, rates["words"]["items"], *shown, floor))
+    return values, Table(title, header, tuple(rows), f"Model: {model.name}.")
+
+
+@functools.lru_cache(maxsize=1)
+def _load(folder: Path, attempt: Attempt, threads: int) -> Any:
+    """One model for all languages."""
+    return load_whisper(folder, attempt, threads)
+
+
+class _Hearing:
+    """One language; recognisers are kept with the judge, what was heard in a ledger."""
+
+    def __init__(self, judge: Judge, model: Path, language: str):
+        self.ledger = judge.ledger("whisper")
+        self.model, self.language = model, language
+        kept: dict[str, Recognizer] = judge.__dict__.setdefault("whisper", {})
+        if language not in kept:
+            kept[language] = Recognizer(model, RecognitionOptions(language=language, find_speech=False), load=_load)
+        self.recognizer = kept[language]
+
+    def __call__(self, key: str, load: Load) -> str:
+        name = entry_key(self.recognizer.identity, key)
+        found = self.ledger.get(name)
+        if found is None:
+            wav = np.asarray(load(RATE_HZ), np.float32)
+            found = self.ledger.put(name, {"text": self.recognizer.recognize([wav])[0].text})
+        return found["text"]

@@ -1,0 +1,35 @@
+"""What of a text is spoken: words, their marks and signs that have a name, and not the pictures between them."""
+
+import regex
+
+_NAMED = r"[\u2100-\u214f\u3200-\u33ff°]"
+"""Signs that are read aloud although Unicode calls them symbols: №, ℃, ㎏, ㈱."""
+_ARROWS = r"\u2190-\u21ff\u27f0-\u27ff\u2900-\u297f"
+_PICTURE = rf"(?V1)[[\p{{So}}\p{{Emoji_Modifier}}\p{{Me}}\p{{Cn}}{_ARROWS}]--{_NAMED}]|[©®™]"
+_UNSPOKEN = regex.compile(rf"(?:(?:{_PICTURE})[\ufe00-\ufe0f\u200d]*)+|[\ufe00-\ufe0f]+")
+_LOOSE = regex.compile(r"\s+(?=[\p{STerm},;:…、，；：、!?])")
+_SPACE = regex.compile(r"\s+")
+_CLOSERS = regex.compile(r"[\s\p{Pe}\p{Pf}\"'’*_]+$")
+_ENDED = regex.compile(r"[\p{STerm}…‥,;:、，；：،؛\p{Pd}~～]$")
+_WIDE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}ー]$")
+
+
+def spoken_text(text: str) -> str:
+    """The text as it is handed to the models.
+
+    Emoji, dingbats, arrows and other pictures are left out (a model of speech that meets bytes it never saw babbles),
+    and a text that has no mark at its end gets a full stop, so that the end is seen to be one. Any other text comes
+    back as it is.
+    """
+    if _UNSPOKEN.search(text):
+        # Where a picture stood alone between words, they stay apart; marks stay with their words.
+        text = _LOOSE.sub("", _SPACE.sub(" ", _UNSPOKEN.sub(_gap, text))).strip()
+    bare = _CLOSERS.sub("", text)
+    if not bare or _ENDED.search(bare):
+        return text
+    return text.rstrip() + ("。" if _WIDE.search(bare) else ".")
+
+
+def _gap(match: regex.Match) -> str:
+    """A space for what stood there, but nothing for what only changes the look of the sign before it."""
+    return "" if regex.fullmatch(r"[\ufe00-\ufe0f\u20e3]+", match[0]) else " "

@@ -1,0 +1,152 @@
+"""Each rule sees its failure and leaves sound speech alone; the calibration counts both."""
+
+import numpy as np
+import pytest
+
+from modules.evaluation.failures.calibration import (
+    PLANTS,
+    Calibration,
+    Specimen,
+    calibrate,
+    calibration_path,
+    kind_of,
+    planted,
+    read_calibration,
+    write_calibration,
+)
+from modules.evaluation.failures.paths import JUMP_COST, walk
+from modules.evaluation.failures.rules import (
+    is_clipped,
+    is_repeated,
+    is_runaway,
+    is_silent,
+    judge_output,
+    lost_run,
+    run_threshold,
+    said_again,
+    usual_seconds,
+    words_gone_wrong,
+)
+
+PHONES = tuple("pbtdkɡmnfvszʃʒhlrjwieæɑɔuoaʌə")
+RATE = 16000
+
+
+def _sentence(seed: int, length: int = 40) -> list[str]:
+    return [PHONES[i] for i in np.random.default_rng(seed).integers(0, len(PHONES), length)]
+
+
+def _misheard(phones: list[str], seed: int, share: float = 0.1) -> list[str]:
+    """A tenth wrong: substituted, left out or with another phone in front."""
+    rng, heard = np.random.default_rng(seed), []
+    for phone in phones:
+        draw, other = rng.random(), PHONES[rng.integers(len(PHONES))]
+        heard += [phone] if draw >= share else [[other], [], [other, phone]][int(3 * draw / share)]
+    return heard
+
+
+def test_a_walk_without_jumps_matches_what_is_equal() -> None:
+    path = walk("abcdef", "abxdf")
+    assert path.visits == ((0, 0), (1, 1), (2, 2), (3, 3), (5, 4)) and path.matched == (True, True, False, True, True)
+    assert path.jumps == ()
+    assert walk("", "ab").visits == () and walk("ab", "").visits == ()
+
+
+def test_a_way_back_is_taken_where_a_stretch_is_said_again() -> None:
+    text = "abcdefghijkl"
+    path = walk(text, text[:9] + text[3:], JUMP_COST)
+    assert path.jumps == ((9, 3),) and said_again(path) == 6
+    assert walk(text, text, JUMP_COST).jumps == ()
+    assert len(walk(text, text[:9] + text[3:9] + text[3:], JUMP_COST).jumps) == 2
+
+
+def test_a_text_that_repeats_itself_is_no_failure() -> None:
+    text = list("nonononononono")
+    assert words_gone_wrong(text, text) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_mishearing_alone_is_no_failure_and_planted_ones_are_seen(seed: int) -> None:
+    phones = _sentence(seed)
+    need = run_threshold(len(phones))
+    lost, again = words_gone_wrong(phones, _misheard(phones, seed))
+    assert lost < need and not is_repeated(again, len(phones))
+    start, length = 5 + seed, 12
+    cut = _misheard(phones[:start] + phones[start + length :], seed)
+    assert words_gone_wrong(phones, cut)[0] >= need
+    doubled = _misheard(phones[: start + length] + phones[start:], seed)
+    assert is_repeated(words_gone_wrong(phones, doubled)[1], len(phones))
+    assert words_gone_wrong(phones, doubled)[0] < need
+
+
+def test_tones_do_not_count_as_lost() -> None:
+    text = "m a1 x u2 n i3 l a4 s ə5 t i1".split()
+    assert words_gone_wrong(text, [label.rstrip("12345") for label in text]) == (0, 0)
+
+
+def test_a_chance_match_does_not_split_what_is_lost() -> None:
+    text = list("abcdefghijklmnop")
+    assert lost_run(text, walk(text, [*"ab", "x", "x", "e", "x", "x", "x", *"mnop"])) >= 8
+    assert lost_run(text, walk(text, text)) == 0
+    assert lost_run(text, walk(text, [])) == len(text)
+
+
+def _voice(seconds: float, level: float = 0.3) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return (level * rng.standard_normal(int(seconds * RATE)).clip(-2.5, 2.5) / 2.5).astype(np.float32)
+
+
+def test_no_end_no_speech_and_full_scale() -> None:
+    assert not is_runaway(2.0, 2.0, ("eos",)) and is_runaway(5.1, 2.0, ("eos",))
+    assert is_runaway(2.0, 2.0, ("eos", "limit")) and is_runaway(2.0, 2.0, ("guard",))
+    assert not is_silent(_voice(2.0), RATE, 2.0)
+    assert is_silent(_voice(0.5), RATE, 2.0) and is_silent(1e-4 * _voice(2.0), RATE, 2.0)
+    assert is_silent(np.zeros(0, np.float32), RATE, 2.0)
+    click = np.zeros(2 * RATE, np.float32)
+    click[RATE : RATE + 40] = 0.5
+    assert is_silent(click, RATE, 2.0)
+    assert is_clipped(np.array([0.1, -1.0], np.float32)) and not is_clipped(_voice(1.0))
+    assert usual_seconds("h a l o".split()) < usual_seconds("m a l o".split())
+
+
+def test_without_an_ear_words_are_not_judged() -> None:
+    verdict = judge_output(_voice(2.0), RATE, 2.0, ("eos",), _sentence(0), None)
+    assert verdict.lost is None and verdict.repeated is None and not (verdict.runaway or verdict.silent)
+
+
+class _Ear:
+    """Reads phones that were written into the samples: one phone is 80 ms of one level."""
+
+    sample_rate = RATE
+    step = RATE * 8 // 100
+
+    def hear(self, wavs: list[np.ndarray]) -> list[list[str]]:
+        return [
+            [PHONES[round(level * 100) - 10] for level in wav[: len(wav) // self.step * self.step : self.step].tolist()
+             if 0.095 < level < 0.1 + len(PHONES) / 100 and round(level * 100) - 10 < len(PHONES)]
+            for wav in wavs
+        ]  # fmt: skip
+
+
+def _specimen(seed: int) -> Specimen:
+    phones = _sentence(seed, 30)
+    levels = [(PHONES.index(phone) + 10) / 100 for phone in phones]
+    wav = np.repeat(np.array(levels, np.float32), _Ear.step)
+    return Specimen("en", wav, RATE, tuple(phones), np.arange(1, 31) * _Ear.step)
+
+
+def test_every_plant_is_planted_and_counted(tmp_path) -> None:
+    assert {kind_of(name) for name in PLANTS} == {"lost", "repeated", "runaway", "silent", "clipped"}
+    assert set(planted(_specimen(0), 0)) == set(PLANTS)
+    found = calibrate(_Ear(), [_specimen(seed) for seed in range(4)], "hash")
+    values = found.languages["en"]
+    assert values["error"]["rate"] == 0.0
+    assert all(seen == 0 and of == 4 for seen, of in values["false_alarms"].values())
+    assert all(seen == of == 4 for seen, of in values["hits"].values()), values["hits"]
+    weights = tmp_path / "recognizer.safetensors"
+    write_calibration(weights, found)
+    assert read_calibration(weights, "hash") == found
+    assert read_calibration(weights, "other weights") is None and read_calibration(None, "hash") is None
+    calibration_path(weights).write_text("{", encoding="utf-8")
+    assert read_calibration(weights, "hash") is None
+    assert Calibration("x").languages == {}

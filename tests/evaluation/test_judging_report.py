@@ -1,0 +1,108 @@
+"""The JSON has every key, the page is one folder without anything from elsewhere, and the command writes both."""
+
+import json
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modules.evaluation.report.document import KEYS
+from modules.evaluation.report.page import outputs_of, write_page
+from modules.evaluation.report.spectrogram import HEIGHT, png, spectrogram_png
+from modules.evaluation.results import Finding, Table
+from tests.tiny import build_tiny_model_folder, synthetic_speech, write_wav
+from tools import evaluate
+
+
+def test_a_png_holds_its_pixels() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    data = png(pixels)
+    width, height = struct.unpack(">II", data[16:24])
+    packed = data[data.index(b"IDAT") + 4 : data.index(b"IEND") - 8]
+    rows = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(5, 22)
+    assert (width, height) == (7, 5) and np.array_equal(rows[:, 1:].reshape(5, 7, 3), pixels)
+    assert struct.unpack(">II", spectrogram_png(np.zeros(16000, np.float32))[16:24]) == (100, HEIGHT)
+
+
+DOCUMENT = {
+    "model": {"folder": "<nano>", "files": {"gpt": {"step": 3}}},
+    "settings": {"outputs": {"given": 2}, "guards": "default"},
+    "languages": {
+        "en": {"error": 0.25, "low": 0.2, "high": 0.3, "floor": 0.1, "count": 2},
+        "ja": {"error": None, "count": 1, "reason": "the ear is <deaf>"},
+    },
+    **dict.fromkeys(KEYS), "lost_rate": 0.5, "intervals": {"lost_rate": [0.1, 0.9]}, "floors": {"lost_rate": 0.01},
+    "not_measured": {"similarity": "no package"},
+}  # fmt: skip
+
+
+def test_the_page_is_whole_escaped_and_sorted(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_wav(tmp_path / "wavs" / f"{name}.wav", synthetic_speech(0.5))
+    common = {"language": "en", "voice": "V"}
+    heard = [{**common, "wav": "a.wav", "text": "<script>x</script>", "error": 0.1}]
+    heard += [{**common, "wav": "b.wav", "text": "worst", "error": 0.9}]
+    judged = [{**common, "wav": "b.wav", "text": "worst", "lost": True, "seconds": 1.0, "floor": {"lost": False}}]
+    findings = [
+        Finding("intelligibility", {"given": {"items": heard}}, (Table("T & U", ("h",), (("<i>",),)),)),
+        Finding("failures", {"default": {"items": judged}}, ()),
+    ]
+    assert [(item["wav"], item["tags"]) for item in outputs_of(findings)] == [("b.wav", ["lost"]), ("a.wav", [])]
+    (tmp_path / "page" / "wavs").mkdir(parents=True)
+    (tmp_path / "page" / "wavs" / "old.wav").write_bytes(b"")
+    text = write_page(tmp_path / "page", DOCUMENT, findings, tmp_path / "wavs").read_text(encoding="utf-8")
+    assert text.index("worst") < text.index("&lt;script&gt;x") and "<script>x" not in text and "<i>" not in text
+    assert "T &amp; U" in text and "&lt;nano&gt;" in text and "&lt;deaf&gt;" in text and "prefers-color-scheme" in text
+    assert not re.findall(r"(?:src|href)=\"(?!wavs/|spectrograms/)", text) and "http" not in text
+    for place in re.findall(r"src=\"([^\"]+)\"", text):
+        assert (tmp_path / "page" / place).is_file()
+    assert not (tmp_path / "page" / "wavs" / "old.wav").exists()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model_folder(tmp_path_factory.mktemp("report") / "models")
+
+
+def _flags(models: Path, folder: Path) -> list[str]:
+    return ["--models", str(models), "--output", str(folder), "--language", "en", "--count", "1", "--device", "cpu"]
+
+
+def test_the_command_writes_every_key(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "RECOGNIZER", tmp_path / "none")
+    monkeypatch.setattr(evaluate, "QUICK", ("failures", "drift"))
+    assert evaluate.main(["--quick", *_flags(models, tmp_path), "--json", str(tmp_path / "out.json")]) == 0
+    found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert set(KEYS) <= set(found) and set(found["languages"]) == {"en"}
+    assert all((found[key] is None) == (key in found["not_measured"]) for key in KEYS)
+    assert found["runaway_rate"] is not None and found["counts"]["runaway_rate"][1] == 1
+    assert found["languages"]["en"]["error"] is None and found["lost_rate"] is None
+    assert "not asked for" in found["not_measured"]["similarity"]
+    assert (tmp_path / "report.md").is_file() and (tmp_path / "page" / "report.html").is_file()
+
+
+def test_a_part_by_name_must_run_and_others_may_not(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert evaluate.main(["tokens", *_flags(models, tmp_path), "--no-page"]) == 2
+    assert "--corpus" in capsys.readouterr().err
+    assert evaluate._parse(["--count", "3", "leak", "--seed", "1", "melody"]).parts == ["leak", "melody"]
+    with pytest.raises(SystemExit):
+        evaluate.main(["nonsense"])
+
+
+def test_the_commands_of_their_own_have_help(capsys: pytest.CaptureFixture) -> None:
+    for command in ("train-recognizer", "calibrate", "read-sentences"):
+        with pytest.raises(SystemExit) as caught:
+            evaluate.main([command, "--help"])
+        assert caught.value.code == 0 and command in capsys.readouterr().out
+
+
+def test_a_damaged_recogniser_is_told(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "ear.safetensors").write_bytes(b"x" * 100)
+    flags = [*_flags(models, tmp_path), "--recognizer", str(tmp_path / "ear.safetensors"), "--no-page"]
+    assert evaluate.main(["failures", *flags]) == 2
+    assert "ear.safetensors" in capsys.readouterr().err

@@ -1,0 +1,251 @@
+"""Texts and voices that come with the judge or are one's own, and the parts that have texts of their own."""
+
+import json
+import math
+from dataclasses import make_dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modules.errors import UserError
+from modules.evaluation.clips import LANGUAGES
+from modules.evaluation.ears.hearing import Ear
+from modules.evaluation.failures.calibration import Calibration
+from modules.evaluation.judging import Judge, JudgeOptions, guard_option, open_judge, run_part
+from modules.evaluation.sets import leak, melody, plausible, switching
+from modules.evaluation.sets.readings import PhoneReader
+from modules.evaluation.sets.references import as_voices, example_clips, folder_clips, listed_clips
+from modules.evaluation.sets.robust_references import in_noise, telephone
+from modules.evaluation.sets.shipped import load_set, plain_sentences, texts_in, texts_of
+from modules.evaluation.shares import Share, mean_interval, share_of
+from modules.evaluation.voices import centroid
+from tests.tiny import build_tiny_model_folder, synthetic_speech, write_wav
+
+
+def test_twelve_sentences_of_twelve_languages_each_with_its_phones() -> None:
+    clips = plain_sentences()
+    assert {language: sum(c.language == language for c in clips) for language in LANGUAGES} == dict.fromkeys(
+        LANGUAGES, 12
+    )
+    assert len({clip.key for clip in clips}) == 144
+    assert all(len(clip.phones) >= 12 and not clip.has_sound and clip.seconds > 1 for clip in clips)
+
+
+def test_the_other_sets_are_whole() -> None:
+    assert len(load_set("melody")) == 50 and len({entry["language"] for entry in load_set("melody")}) == 4
+    assert all(None not in entry["source_semitones"] for entry in load_set("melody"))
+    assert len({entry["pair"] for entry in load_set("switching")}) == 10
+    assert all(part["phones"] for name in ("switching", "plausible") for part in texts_in(load_set(name)))
+    kinds = [entry["kind"] for entry in load_set("plausible")]
+    assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(
+        ("word", "letter", "digits", "abbreviation", "emoji", "unbroken"), 10
+    )
+    unbroken = [entry["text"] for entry in load_set("plausible") if entry["kind"] == "unbroken"]
+    assert all(len(text) >= 300 and not set(text) & set(".!?。！？") for text in unbroken)
+
+
+class _Reader(PhoneReader):
+    def phones(self, text: str, language: str) -> tuple[str, ...] | None:
+        return tuple(text.replace(" ", "")) if language == "en" else None
+
+
+def test_texts_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    lines = ["en|a b", "", '{"language": "xx", "text": "c"}', '{"language": "de", "text": "d", "phones": "d e"}']
+    file.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    clips = texts_of(file, _Reader())
+    assert [(c.language, c.text, c.phones) for c in clips] == [
+        ("en", "a b", ("a", "b")), ("xx", "c", ()), ("de", "d", ("d", "e")),
+    ]  # fmt: skip
+    for content, line in (("no language", 1), ("en|x\n{bad", 2), ("", 0), ('{"text": "x"}', 1)):
+        file.write_text(content, encoding="utf-8")
+        with pytest.raises(UserError) as caught:
+            texts_of(file, _Reader())
+        assert caught.value.code == "texts_unreadable" and caught.value.fields["line"] == line
+
+
+def test_voices_of_ones_own(tmp_path: Path) -> None:
+    for name in ("anna/1.wav", "anna/2.wav", "bert.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_wav(tmp_path / name, synthetic_speech(3.0 if "2" in name else 1.0))
+    (tmp_path / "bert.txt").write_text("What Bert says.\n", encoding="utf-8")
+    voices = {voice.speaker: voice for voice in as_voices(folder_clips(tmp_path))}
+    assert set(voices) == {"anna", "bert"} and voices["anna"].reference.path.endswith("2.wav")
+    assert len(voices["anna"].others) == 1 and voices["bert"].others == ()
+    assert voices["bert"].reference.text == "What Bert says."
+    (tmp_path / "my.list").write_text("bert.wav|Bert|EN|Hello.\n", encoding="utf-8")
+    assert [(c.speaker, c.text) for c in listed_clips(tmp_path / "my.list")] == [("Bert", "Hello.")]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError) as caught:
+        folder_clips(tmp_path / "none")
+    assert caught.value.code == "references_none"
+    assert len(example_clips()) >= 3 and all(clip.text and clip.seconds > 2 for clip in example_clips())
+
+
+def test_shares_and_means_hold_their_interval() -> None:
+    share = share_of([True, None, False, False])
+    assert share == Share(1, 3) and share.interval[0] < share.rate < share.interval[1]
+    low, high = Share(0, 2000).interval
+    assert low < 1e-9 and 0.001 < high < 0.003
+    assert Share(0, 0).rate is None and str(Share(0, 0)) == "-"
+    found = mean_interval([1.0, 2.0, 3.0, math.nan])
+    assert found["mean"] == 2.0 and found["low"] < 2 < found["high"] and found["count"] == 3
+    assert mean_interval([])["mean"] is None
+
+
+def test_each_part_of_a_line_has_its_own_error() -> None:
+    first, second = list("abcdefgh"), list("pqrstuvw")
+    assert switching.part_errors([first, second], first + second) == [0.0, 0.0]
+    wrong = switching.part_errors([first, second], first + list("xyxyxyxy"))
+    assert wrong[0] == 0.0 and wrong[1] == 1.0
+    assert switching.part_errors([first, second], [])[0] == 1.0
+    assert switching.part_errors([first, second], [*"abcd", "z", *"efgh", *second]) == [1 / 8, 0.0]
+
+
+def test_the_melody_at_the_end_has_a_direction() -> None:
+    pytest.importorskip("pyworld")
+    for rise in (4.0, -4.0):
+        times = np.arange(16000) / 16000
+        f0 = 140 * 2 ** (rise * np.clip((times - 0.8) / 0.2, 0, 1) / 12)
+        phase = 2 * np.pi * np.cumsum(f0) / 16000
+        wav = sum(np.sin(k * phase) / k for k in range(1, 10)).astype(np.float32) * 0.2
+        assert melody.end_movement(wav) == pytest.approx(rise, abs=1.2)
+    assert math.isnan(melody.end_movement(np.zeros(8000, np.float32)))
+    assert melody.compare([-1.0, 2.0], [-2.0, 3.0]) == (True, True)
+    assert melody.compare([1.0, 2.0], [-2.0, 3.0]) == (False, True)
+    assert melody.compare([-1.0, math.nan], [-2.0, 3.0]) == (False, False)
+    assert melody.compare([1.0, 1.0], [0.1, 0.2]) == (None, None)
+
+
+def test_words_of_the_reference_are_found_and_own_words_are_not() -> None:
+    text, reference = list("the cat sat on a mat"), list("every evening my neighbour")
+    assert leak.leaked_run(text, text, reference) < leak.LEAKED_PHONES
+    assert leak.leaked_run(text, list("neighbour") + text, reference) >= leak.LEAKED_PHONES
+    assert leak.leaked_run(reference, reference, reference) == 0
+
+
+def test_poor_references_are_narrow_and_noisy() -> None:
+    rng = np.random.default_rng(0)
+    wav = (0.1 * rng.standard_normal(32000)).astype(np.float32)
+    power = np.square(np.abs(np.fft.rfft(telephone(wav, 16000))))
+    hz = np.fft.rfftfreq(32000, 1 / 16000)
+    inside = power[(hz > 500) & (hz < 3000)].mean()
+    assert power[hz > 4200].mean() < 1e-3 * inside and power[hz < 100].mean() < 1e-2 * inside
+    noise = in_noise(wav, 15.0) - wav
+    assert 10 * np.log10(np.mean(wav**2) / np.mean(noise**2)) == pytest.approx(15, abs=1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("sets")
+    build_tiny_model_folder(place / "models")
+    return place
+
+
+class _Ear:
+    sample_rate = 16000
+
+    def hear(self, wavs: list[np.ndarray]) -> list[list[str]]:
+        return [["a", "b"] for _ in wavs]
+
+
+@pytest.fixture
+def judge(folder: Path) -> Judge:
+    """Without any corpus: two languages, one of which the ear knows."""
+    options = JudgeOptions(folder / "models", count=1, languages=("en", "de"), device="cpu")
+    judge = open_judge(options, folder / "out")
+    known = {"error": {"rate": 0.1}, "toneless": {"rate": 0.1}, "false_alarms": {"lost": [1, 10]}}
+    deaf = {**known, "error": {"rate": 0.8}}
+    calibration = Calibration("x", {"en": known, "de": deaf})
+    judge.__dict__["ear"] = Ear(_Ear(), calibration, ("en",), judge.ledger("heard"), "x")
+    judge.__dict__["embedder"] = lambda wav: centroid([np.abs(np.fft.rfft(wav[:4000], 4000))[:200] + 1e-3])
+    return judge
+
+
+def test_sentences_and_voices_take_turns_or_meet_each_other(folder: Path) -> None:
+    def requests(**options: int) -> list:
+        chosen = JudgeOptions(folder / "models", languages=("en", "de"), **options)
+        return open_judge(chosen, folder / "turns").requests["given"]
+
+    turns = requests(count=4)
+    assert [request.sentence.language for request in turns[:4]] == ["en", "de", "en", "de"]
+    assert len(turns) == 8 and len({request.reference.key for request in turns}) == 4
+    each = requests(per_voice=3)
+    assert len(each) == 4 * 2 * 3 and len({(r.sentence.key, r.reference.key) for r in each}) == len(each)
+
+
+def test_without_a_corpus_the_written_sentences_are_spoken(judge: Judge) -> None:
+    pytest.importorskip("pocketsphinx")
+    values = run_part("intelligibility", judge).values["given"]
+    assert values["en"]["output"]["items"] == 1 and values["en"]["floor"]["rate"] == 0.1
+    assert values["de"]["output"] is None and "80 %" in values["de"]["reason"]
+    failures = run_part("failures", judge).values
+    assert failures["default"]["lost"]["of"] == 1 and failures["default"]["lost"]["floor"] == 0.1
+    assert failures["default"]["runaway"]["of"] == 2 and failures["default"]["languages"]["de"]["lost"]["rate"] is None
+    assert set(failures["deaf"]) == {"de"}
+
+
+def test_the_parts_with_texts_of_their_own(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: load_set(name)[:2] for name in ("plausible", "melody", "switching")}
+    for module in (plausible, melody):
+        monkeypatch.setattr(module, "load_set", few.__getitem__)
+    spoken = run_part("plausible", judge).values
+    assert spoken["all"]["of"] == 2 and all("why" in item for item in spoken["items"])
+    assert run_part("leak", judge).values["leaked"]["of"] == 1
+    assert run_part("switching", judge).values["pairs"]["de-en"]["reason"]
+    drift = run_part("drift", judge).values
+    assert drift["ratio"] is None or drift["ratio"]["count"] == 2
+    pytest.importorskip("pyworld")
+    assert len(run_part("melody", judge).values["items"]) == 2
+
+
+def test_poor_references_are_spoken_from(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modules.evaluation.sets import robust_references
+
+    monkeypatch.setattr(robust_references, "SENTENCES", 1)
+    monkeypatch.setattr(robust_references, "VOICES", 1)
+    found = run_part("robust_references", judge).values
+    assert found["clean"]["lost"]["mean"] == 0.0 and found["telephone"]["similarity"]["count"] == 1
+
+
+def test_copies_have_a_distance(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modules.evaluation import copies
+
+    monkeypatch.setattr(copies, "RECORDINGS", 1)
+    found = run_part("copies", judge).values
+    assert found["from tokens"]["mean"] > 0 and found["from the posterior"]["reason"]
+
+
+def test_guards_that_cannot_be_chosen_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from modules.inference import options
+
+    assert guard_option("") == {}
+    monkeypatch.setattr(options, "SpeakOptions", make_dataclass("Plain", ["seed"]))
+    with pytest.raises(UserError) as caught:
+        guard_option("both")
+    assert caught.value.code == "judge_no_guards"
+    monkeypatch.setattr(options, "SpeakOptions", make_dataclass("Guarded", ["seed", "guards"]))
+    assert guard_option("both") == guard_option("on") == {"guards": True} and guard_option("off") == {"guards": False}
+
+
+def test_with_and_without_guards_stand_beside_each_other(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    from modules.evaluation import judging
+    from modules.evaluation.report.document import build
+
+    asked = []
+    monkeypatch.setattr(judging, "guard_option", lambda guards: asked.append(guards) or {"pause_seconds": 0.2})
+    judge.options = replace(judge.options, guards="both")
+    finding = run_part("failures", judge)
+    assert set(asked) == {"on", "off"} and [table.title for table in finding.tables] == [
+        "Failures, guards on", "Failures, guards off",
+    ]  # fmt: skip
+    document = build(judge, {"failures": finding.values}, {})
+    assert document["without_guards"]["runaway_rate"] == document["runaway_rate"]
+    assert document["settings"]["guards"] == "both" and document["floors"]["lost_rate"] == 0.1
+
+
+def test_a_missing_ear_says_so(folder: Path) -> None:
+    judge = open_judge(JudgeOptions(folder / "models", languages=("en",), count=1, device="cpu"), folder / "deaf")
+    assert "--recognizer" in judge.ear.deaf("en")
+    assert json.dumps(run_part("failures", judge).values["default"]["lost"]["rate"]) == "null"
