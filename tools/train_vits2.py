@@ -32,6 +32,7 @@ from modules.training.stage import Samples
 from modules.vits2.building import build_vits2
 from modules.vits2.dataset import BalancedSampler, DecoderDataset
 from modules.vits2.model import VITS2
+from modules.vits2.speaker import load_speaker_encoder
 from modules.vits2.train import WEIGHTS_NAME, VITS2Stage, VITS2TrainConfig, warm_start
 from tools.flags import add_options, share
 from tools.running import run_step
@@ -128,6 +129,7 @@ def _stage(
         published=published(arguments, "vits2"),
         publish_each=arguments.save_small,
         samples=_samples(arguments, stores),
+        speaker=load_speaker_encoder(arguments.speaker) if arguments.speaker else None,
     )
 
 
@@ -228,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         help="share of style references that are made poor recordings, 0 to 1: the decoder learns to speak clean all "
         "the same",
     )  # fmt: skip
+    parser.add_argument("--speaker", type=Path, help="speaker encoder (tools.train_speaker) that judges the voice")
     parser.add_argument("--warmup-steps", type=int, default=100)
     parser.add_argument("--ema-decay", type=float, default=0.998)
     parser.add_argument("--save-every", type=int, default=0, help="steps between saved weights; 0 = at the end only")

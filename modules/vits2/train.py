@@ -25,6 +25,7 @@ from modules.vits2.discriminators import Discriminators
 from modules.vits2.layers import length_mask
 from modules.vits2.losses import MelDistance, discriminator_loss, feature_matching_loss, generator_loss
 from modules.vits2.model import VITS2, Decoded, save_vits2
+from modules.vits2.speaker import SpeakerEncoder
 
 WEIGHTS_NAME = "vits2.safetensors"
 TEXT_PREFIX = "prior.text."
@@ -44,6 +45,7 @@ class VITS2TrainConfig:
     kl_ramp_steps: int = field(500, "steps over which the KL's weight grows from 0", 0, 10**9)
     adversarial_weight: float = field(0.1, "weight of the adversarial loss", 0, 1000)
     feature_weight: float = field(0.3, "weight of feature matching", 0, 1000)
+    speaker_weight: float = field(0.5, "weight of the distance to the voice, where a speaker encoder is given", 0, 1000)
     posterior_share: float = field(0.5, "share of a batch that is decoded from the posterior", 0, 1)
     commitment_weight: float = field(0.25, "weight of the commitment of features to their codes", 0, 1000)
     quantizer: Literal["auto", "train", "freeze"] = field(
@@ -70,6 +72,7 @@ class VITS2Stage:
             the posterior encoder.
         publish_each: put them there at every save, and not only when the run ends.
         samples: makes held-out lines heard: gets the model and a folder.
+        speaker: tells how far the sound is from the voice of the recording (cosine); it is not trained here.
     """
 
     averaged = ("vits2",)
@@ -89,7 +92,9 @@ class VITS2Stage:
         published: Callable[[int, int], Path] | None = None,
         publish_each: bool = True,
         samples: Callable[[VITS2, Path], Samples] | None = None,
+        speaker: SpeakerEncoder | None = None,
     ):
+        self.speaker = speaker
         self.model, self.config, self.validation = model, config, validation
         self.preset, self.include_posterior, self.parent_hash = preset, include_posterior, parent_hash
         self.published, self.publish_each, self.samples = published, publish_each, samples
@@ -111,6 +116,7 @@ class VITS2Stage:
             "commitment": config.commitment_weight,
             "adversarial": config.adversarial_weight,
             "features": config.feature_weight,
+            "speaker": config.speaker_weight,
         }
         self._adversarial = False
         self._decoded: dict[int, tuple[Decoded, Tensor, Tensor, Tensor]] = {}
@@ -156,9 +162,22 @@ class VITS2Stage:
         for name, chosen in (("_mel_posterior", from_posterior), ("_mel_prior", ~from_posterior)):
             if chosen.any():
                 losses[name] = distance[chosen].mean()
+        if self.speaker is not None:
+            distances = self._speaker_distance(decoded, batch)
+            losses["speaker"] = distances.mean()
+            if (~from_posterior).any():
+                losses["_speaker_prior"] = distances[~from_posterior].mean()
         if self._adversarial:
             losses |= self._adversarial_losses(real, fake)
         return losses
+
+    def _speaker_distance(self, decoded: Decoded, batch: DecoderBatch) -> Tensor:
+        """One minus the cosine between the voices of what was decoded and of the recording, [B]."""
+        speaker = self.speaker.to(batch.wav.device)
+        samples = batch.frames * self.model.audio.hop_length
+        with torch.no_grad():
+            wanted = speaker(batch.wav, samples)
+        return 1 - (speaker(decoded.wav * decoded.mask, samples) * wanted).sum(1)
 
     def _token_losses(self, decoded: Decoded, batch: DecoderBatch) -> dict[str, Tensor]:
         """Commitment of the features to their codes while these move, and how many codes are in use."""
@@ -251,6 +270,8 @@ class VITS2Stage:
             )  # fmt: skip
             distance = self.distance.to(batch.wav.device)(decoded.wav, batch.wav, decoded.mask)
             found[f"mel_{name}"] = float(distance.mean())
+            if self.speaker is not None:
+                found[f"speaker_{name}"] = float(self._speaker_distance(decoded, batch).mean())
             found["kl"] = float(decoded.kl)
         heard = track_f0(decoded.wav.float(), self.model.audio.sample_rate)[:, : batch.f0.shape[1]]
         both = (heard > 0) & (batch.f0 > 0)

@@ -73,8 +73,8 @@ def test_silence_after_the_usual_length_ends_the_speech(model: SpeechGPT) -> Non
     codes = [*SPOKEN[:12], *repeat(QUIET, 200)]
     ended = say(model, codes)
     assert (ended.stopped_by, len(ended.codes)) == ("eos", 12 + 2 * GUARDED.tail_frames)
-    unwatched = say(model, codes, replace(OPTIONS, max_frames=150, guard=False))
-    assert (unwatched.stopped_by, len(unwatched.codes)) == ("limit", 150)
+    unwatched = say(model, codes, replace(OPTIONS, max_frames=60, guard=False))
+    assert (unwatched.stopped_by, len(unwatched.codes)) == ("limit", 60)
 
 
 def test_silence_before_the_usual_length_or_the_fewest_frames_is_a_pause(model: SpeechGPT) -> None:
@@ -163,7 +163,7 @@ def test_phones_that_go_round_in_circles_are_stopped_whatever_their_content(read
     text = tuple(range(3, 60))
     looped = read(reader, [4, 5, *phones], codes, advances=repeat(0), text=text)
     assert looped.stopped_by == "guard" and len(looped.codes) <= 2 + 3 * 3 and not looped.finished
-    free = replace(OPTIONS, guard=False, max_frames=200)
+    free = replace(OPTIONS, guard=False, max_frames=100)
     assert read(reader, [4, 5, *phones], codes, options=free, advances=repeat(0), text=text).stopped_by == "limit"
 
 

@@ -177,7 +177,7 @@ def test_alarms_leave_plausible_speech_alone() -> None:
     good = Generated(codes(40), "eos")
     assert code_alarms(good, LENGTHS, pitched=True) == ()
     assert sound_alarms(synthetic_speech(1.6), RATE, 1.0) == ()
-    assert sound_alarms(0.02 * synthetic_speech(1.6), RATE, 1.0) == (), "quiet models are brought to level afterwards"
+    assert sound_alarms(0.1 * synthetic_speech(1.6), RATE, 1.0) == (), "quiet models are brought to level afterwards"
     assert sound_alarms(np.zeros(0, np.float32), RATE, 1.0) == ("silent",)
     click = np.zeros(2 * RATE, np.float32)
     click[RATE : RATE + 600] = 0.5

@@ -15,6 +15,7 @@ from modules.errors import UserError
 from modules.training.loop import LoopConfig, train
 from modules.vits2.dataset import BalancedSampler, DecoderDataset, clip_probabilities, draw
 from modules.vits2.model import VITS2, load_vits2
+from modules.vits2.speaker import SpeakerEncoder
 from modules.vits2.train import VITS2Stage, VITS2TrainConfig, warm_start
 
 TINY = VITS2Config(
@@ -200,3 +201,23 @@ def test_base_sizes_run_one_step():
     torch.optim.SGD(model.parameters(), 1e-4).step()
     assert out.wav.shape == (1, 8 * 1280)
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_speaker_encoder_judges_the_voice_of_what_is_decoded(dataset: DecoderDataset, tmp_path: Path):
+    torch.manual_seed(0)
+    model = VITS2(TINY, AUDIO, SIZES, 16)
+    ears = SpeakerEncoder(AUDIO.sample_rate, width=8, hidden=16, layers=1).eval().requires_grad_(False)
+    batch = dataset.collate([dataset.get(i, np.random.default_rng(i)) for i in range(3)])
+    stage = VITS2Stage(model, VITS2TrainConfig(posterior_share=0.34, speaker_weight=2.0), [batch], "tiny", speaker=ears)
+    assert stage.weights["speaker"] == 2.0
+    stage.phases(0)
+    losses = stage.losses("generator", batch)
+    assert 0 < losses["speaker"].item() < 2 and "_speaker_prior" in losses
+    losses["speaker"].backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters())
+    assert all(p.grad is None for p in ears.parameters())
+    with torch.inference_mode():
+        found = stage.validate()
+    assert {"speaker_posterior", "speaker_prior"} <= set(found)
+    assert "speaker" not in VITS2Stage(model, VITS2TrainConfig(), [], "tiny").losses("generator", batch)
+    assert not any(name.startswith("speaker") for name in stage.modules)
