@@ -194,7 +194,6 @@ class Synthesizer:
         references = self._prompt_references(voice, options)
         lengths = self._lengths(text, text_ids, references, options)
         prompts = self._prompts(references, text_ids, text_features, lengths.expected, lengths.most)
-
         # A voice that was only heard whispering may go on so.
         pitched = bool(self._parts.vits2.prosody_levels) and median_hz != UNVOICED_MEDIAN_HZ
 
@@ -258,19 +257,20 @@ class Synthesizer:
         lengths = expect_lengths(text, text_ids, spoken, self._parts.gpt.model, rate)
         if options.forced_seconds:
             return lengths.forced(max(1, round(options.forced_seconds * rate)))
-        return lengths if options.guards else replace(lengths, least=1, most=round(LONGEST_SECONDS * rate))
+        return lengths
 
     def _decode_options(self, options: SpeakOptions, lengths: Lengths, seed: int) -> DecodeOptions:
         rate = self._parts.speech.frame_rate
         guarded = options.guards and not options.forced_seconds
+        bounded = options.guards or options.forced_seconds
         chosen = DecodeOptions(
             top_k=options.top_k,
             top_p=options.top_p,
             temperature=options.temperature,
             repetition_penalty=options.repetition_penalty,
             guidance=options.guidance,
-            min_frames=lengths.least,
-            max_frames=lengths.most,
+            min_frames=lengths.least if bounded else 1,
+            max_frames=lengths.most if bounded else round(LONGEST_SECONDS * rate),
             guard=guarded,
             seed=seed,
         )

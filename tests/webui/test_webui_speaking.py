@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
+import torch
 
 from modules.errors import UserError
+from modules.inference.options import Segment
 from tools.webui.services import Services
 from tools.webui.speaking import FORM_NAMES, REFERENCES, LastRun, Speech
 from tools.webui.weights import ModelChoice
@@ -160,3 +163,13 @@ def test_the_model_is_kept_until_another_is_chosen(services: Services, models: P
 def test_an_emptied_seed_is_drawn(services: Services, values: dict[str, Any]) -> None:
     seeds = {run(services, {**values, "text": "One apple.", "seed": None})[-1]["seed"] for _ in range(2)}
     assert len(seeds) == 2
+
+
+def test_the_table_tells_how_often_a_sentence_was_spoken_again(services: Services, values: dict[str, Any]) -> None:
+    speech = Speech(services, values, None, services.messages.translator("en"), lambda *_: None, never)
+    speech.segments = [
+        Segment(i, 2, "One apple.", np.zeros(10, np.float32), 1.0, "limit", torch.zeros(0, 2), 5, retries)
+        for i, retries in enumerate((0, 2))
+    ]
+    ends = [row[-1] for row in speech.table()["data"]]
+    assert ends[1].startswith(ends[0]) and "2" in ends[1] and "2" not in ends[0]
