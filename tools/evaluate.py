@@ -17,6 +17,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -98,6 +99,7 @@ def train_recognizer(arguments: argparse.Namespace) -> None:
     from modules.data.batching import LengthBuckets, Loader
     from modules.data.store import FeatureStore
     from modules.evaluation import recognizer_training as training
+    from modules.evaluation.clips import in_order
     from modules.evaluation.recognizer import PhoneRecognizer, RecognizerConfig, load_recognizer, relabel
     from modules.runtime import pick_device, seed_everything, set_threads
     from modules.training.loop import LoopConfig, train
@@ -113,6 +115,7 @@ def train_recognizer(arguments: argparse.Namespace) -> None:
     languages = tuple(arguments.language or training.LANGUAGE_TAGS)
     data = partial(training.LabelledSpeech, stores, model.labels, languages=languages)
     dataset = data("train", max_seconds=arguments.max_seconds)
+    model.languages = tuple(in_order({language for _, language in dataset.groups}))
     sampler = LengthBuckets(
         np.array(dataset.seconds),
         budget=arguments.batch_seconds,
@@ -149,20 +152,24 @@ def calibrate(arguments: argparse.Namespace) -> None:
     """Measure the judge's own mistakes on source audio, and store them beside its weights."""
     from modules.checkpoint import file_hash
     from modules.evaluation.failures.calibration import calibrate, write_calibration
-    from modules.evaluation.failures.specimens import corpus_specimens, spoken_specimens
+    from modules.evaluation.failures.specimens import corpus_specimens, spoken_specimens, unseen_voices
     from modules.evaluation.recognizer import load_recognizer
     from modules.evaluation.sets.readings import PhoneReader
+    from modules.evaluation.sets.shipped import plain_sentences
     from modules.runtime import set_threads
 
     set_threads(arguments.threads)
     recognizer, languages = load_recognizer(arguments.recognizer), tuple(arguments.language or ())
-    reader = PhoneReader()
-    specimens = list(spoken_specimens(reader, languages))
+    voices = unseen_voices(arguments.corpus)
+    reader = PhoneReader(voices.variants)
+    specimens = list(spoken_specimens(reader, languages, voices))
+    sentences = tuple(clip.key for clip in plain_sentences() if clip.language in {s.language for s in specimens})
     for folder in arguments.corpus:
         specimens += corpus_specimens(folder, arguments.count, arguments.seed, languages)
     if reader.reason:
         print(f"the written sentences are left out: {reader.reason}", file=sys.stderr)
     found = calibrate(recognizer, specimens, file_hash(arguments.recognizer), _Progress())
+    found = replace(found, sentences=sentences)
     for language, values in found.languages.items():
         told = {kind: f"{seen}/{of}" for kind, (seen, of) in {**values["hits"]}.items()}
         wrong = {kind: f"{seen}/{of}" for kind, (seen, of) in values["false_alarms"].items()}
@@ -192,17 +199,30 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     set_threads(arguments.threads)
     options = _judge_options(arguments)
-    folder = arguments.output or LOGS / "evaluation" / options.models.name
+    folder = arguments.output or LOGS / "evaluation" / _folder_name(options)
     judge = open_judge(options, folder, _Progress())
+    judge.check()
     parts = arguments.parts or list(QUICK if arguments.quick else STANDARD)
     parts = list(PARTS) if "all" in parts else parts
     findings, reasons = _run(judge, parts, strict=bool(arguments.parts) and "all" not in arguments.parts)
-    print(write_report(folder, parts, heading(judge)))
+    for told in judge.refused.values():
+        print(f"not spoken: {told['language']} {told['text'][:40]!r}, {told['voice']}: {told['reason']}", flush=True)
+    print(write_report(folder, list(findings), heading(judge)))
     document = build(judge, {part: finding.values for part, finding in findings.items()}, reasons)
     if arguments.json:
         print(write_document(arguments.json, document))
     if arguments.page:
         print(write_page(folder / "page", document, list(findings.values()), folder / "wavs", _Progress()))
+
+
+def _folder_name(options: "JudgeOptions") -> str:
+    """The name of a preset; of other weights the folder's with a hash of all paths, since folders share names."""
+    from modules.data.store import entry_key
+
+    paths = [options.models, *(path for path in (options.gpt, options.vits2) if path)]
+    if len(paths) == 1 and options.models.resolve().parent == PRETRAINED_MODELS.resolve():
+        return options.models.name
+    return f"{options.models.resolve().name}-{entry_key(*(str(path.resolve()) for path in paths))[:8]}"
 
 
 def _run(judge: "Judge", parts: list[str], strict: bool) -> tuple[dict[str, "Finding"], dict[str, str]]:
@@ -231,6 +251,7 @@ def _run(judge: "Judge", parts: list[str], strict: bool) -> tuple[dict[str, "Fin
 
 
 def _judge_options(arguments: argparse.Namespace) -> "JudgeOptions":
+    from modules.evaluation.clips import base_language
     from modules.evaluation.judging import JudgeOptions
 
     recognizer = arguments.recognizer or (RECOGNIZER if RECOGNIZER.is_file() else None)
@@ -238,7 +259,7 @@ def _judge_options(arguments: argparse.Namespace) -> "JudgeOptions":
         models=arguments.models or PRETRAINED_MODELS / arguments.preset,
         corpus=tuple(arguments.corpus),
         recognizer=recognizer,
-        languages=tuple(arguments.language),
+        languages=tuple(dict.fromkeys(base_language(tag) for tag in arguments.language)),
         guards=arguments.guards or "",
         **{
             name: getattr(arguments, name)
@@ -298,7 +319,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _training_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", type=Path, action="append", required=True, help="corpus store; may be repeated")
     parser.add_argument("--output", type=Path, required=True, help="run folder")
-    parser.add_argument("--language", action="append", help="only these; default en, de, es, zh")
+    parser.add_argument("--language", action="append", help="only these; default all that corpora hold of the twelve")
     parser.add_argument("--init", type=Path, help="start from these weights")
     parser.add_argument("--weights-out", type=Path, help="copy the final weights here")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
@@ -324,6 +345,17 @@ def _calibrating_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1)
 
 
+def _number(low: int, high: int = 2**31 - 2) -> Callable[[str], int]:
+    """A flag that is a whole number from `low` to `high`."""
+
+    def read(text: str) -> int:
+        if not text.lstrip("-").isdigit() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text} is no whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
 def _judging_flags(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is judged")
     what.add_argument("--preset", default="nano", help="model folder in pretrained_models/ (default nano)")
@@ -344,9 +376,13 @@ def _judging_flags(parser: argparse.ArgumentParser) -> None:
     said.add_argument("--manifest", type=Path, help="manifest.tsv of recordings; its test split is used")
     said.add_argument("--speech", type=Path, help="folder of further recordings with a manifest.tsv")
     said.add_argument("--language", action="append", default=[], help="only this one; may be repeated")
-    said.add_argument("--count", type=int, default=100, help="most sentences a language (default 100)")
-    said.add_argument("--voices", type=int, default=48, help="most real speakers (default 48)")
-    said.add_argument("--per-voice", type=int, default=0, help="sentences of each language that every voice says")
+    said.add_argument(
+        "--count", type=_number(0), default=100, help="most sentences a language (default 100); 0 = real speakers alone"
+    )
+    said.add_argument("--voices", type=_number(1), default=48, help="most real speakers (default 48)")
+    said.add_argument(
+        "--per-voice", type=_number(0), default=0, help="sentences of each language that every voice says"
+    )
     how = parser.add_argument_group("how")
     how.add_argument(
         "--recognizer", type=Path, help="the judge's ear (default pretrained_models/judge/recognizer.safetensors)"
@@ -355,8 +391,8 @@ def _judging_flags(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
     how.add_argument("--page", action=argparse.BooleanOptionalAction, default=True, help="write page/report.html")
     how.add_argument("--output", type=Path, help="folder for outputs and reports (default logs/evaluation/MODEL)")
-    how.add_argument("--seed", type=int, default=0)
-    how.add_argument("--threads", type=int, default=1)
+    how.add_argument("--seed", type=_number(0), default=0)
+    how.add_argument("--threads", type=_number(1, 1024), default=1)
     how.add_argument("--device", default="auto")
 
 

@@ -57,6 +57,7 @@ from modules.speech.self_supervised import HOP, SelfSupervised
 from modules.speech.train import load_tokenizer
 from modules.text.building import load_text, text_identity
 from modules.text.encoder import Precision
+from modules.text.spoken import SPOKEN, spoken_text
 from tools.running import run_step
 
 SPLITS_NAME = "splits.json"
@@ -162,9 +163,11 @@ def _encoders(arguments: argparse.Namespace, preset: Preset, steps: Sequence[str
     if not front and "text" not in kept:
         text_hash = text_identity(text, arguments.models, shared, precision, arguments.text_tokenizer)
     return Encoders(
-        text=front.encode if front else None,
-        text_features=front.features if front and front.has_features else None,
-        text_hash=text_hash,
+        text=(lambda text: front.encode(spoken_text(text))) if front else None,
+        text_features=(lambda texts: front.features([spoken_text(text) for text in texts]))
+        if front and front.has_features
+        else None,
+        text_hash=entry_key(text_hash, SPOKEN) if text_hash else "",
         speech=_on(device, speech.encode) if speech and not grouped else None,
         ssl=speech.features if speech and grouped else None,
         feature_dim=preset.tokenizer.grouped.feature_dim if grouped else 0,

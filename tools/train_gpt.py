@@ -37,7 +37,6 @@ from modules.gpt.lora import RANKS, add_lora
 from modules.gpt.model import SpeechGPT, load_gpt
 from modules.gpt.qwen import start_backbone
 from modules.gpt.train import WEIGHTS_NAME, GPTStage, StageOptions, Validation
-from modules.gpt.unit_alignment import UnitAligner
 from modules.inference.labelling import Labeller
 from modules.inference.parts import S3_FILE
 from modules.inference.samples import SampleMaker
@@ -100,13 +99,14 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         model.statistics["phones"] = _phones(stores, model)
     phones = model.statistics.get("phones", ())
     dataset = PromptDataset(arguments.store, "train", mix, features, model.pattern, phones)
-    aligner = None
-    if model.pattern.pointer:
-        aligner = _find_places(arguments, model, dataset, progress)
+    find_places = _places_of(arguments, model.eval(), dataset, progress) if model.pattern.pointer else None
+    if find_places is not None:
+        find_places(dataset)
+    model.train()
     model.statistics |= {"frames_per_unit": dataset.frames_per_unit, "quiet_codes": quiet_codes(dataset)}
     if model.config.positions == "aligned" and not arguments.init:
         model.unit_frames.copy_(torch.from_numpy(measure_unit_frames(dataset, model.text_vocab)))
-    stage = _stage(arguments, preset, model, _validation(arguments, mix, model, aligner))
+    stage = _stage(arguments, preset, model, _validation(arguments, mix, model, find_places))
 
     def loader(budget: float) -> Loader:
         sampler = MixSampler(dataset, round(budget), arguments.seed)
@@ -119,6 +119,8 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     shape = model.description()
     del shape["statistics"]
     same = {"learning_rate": arguments.learning_rate, "lora_rank": arguments.lora_rank}
+    if phones:
+        same["phones"] = list(phones)
     if model.vector_dim is not None:
         same["quantizer"] = model.statistics["quantizer"]
     if team.rank == 0:
@@ -271,29 +273,42 @@ def _phones(stores: Sequence[Rows], model: SpeechGPT) -> list[str]:
     return names
 
 
-def _find_places(
+def _places_of(
     arguments: argparse.Namespace, model: SpeechGPT, dataset: PromptDataset, progress: StepProgress
-) -> UnitAligner | None:
-    """Where the text of each utterance is read: by aligning its phones, or where these are not known by letting the
-    model of --init label it. Gives the aligner of the validation's utterances."""
+) -> Callable[[PromptDataset], None]:
+    """Finds where the text of each utterance of a dataset is read: by aligning its phones, or where its stores tell of
+    none by letting the model of --init label it. What is learned for that comes from `dataset`, the training's."""
+    labeller: list[Labeller] = []
     unknown = dataset.unlabelled
-    if arguments.init and unknown.any():
-        tokenizer = load_with_head(arguments.decoder / S3_FILE, arguments.recognition_head)
-        labeller, total = Labeller(Decoder(model.eval()), tokenizer), int(unknown.sum())
-        for done in dataset.label(labeller.label):
-            progress.update(done, total, "reading the recordings")
-            if progress.should_stop():
-                raise Stopped
-        model.train()
     aligner = None if unknown.all() else learn_alignment(dataset, model.text_vocab, model.config.phones)
-    if aligner is not None:
-        dataset.align(aligner, model.text_vocab)
-    print(f"places of reading of {len(dataset.reads)} of {len(dataset)} utterances found")
-    return aligner
+
+    def find(data: PromptDataset) -> None:
+        if arguments.init and (missing := data.unlabelled).any():
+            if not labeller:
+                head = arguments.recognition_head or _training_folder(arguments.decoder) / S3_FILE
+                tokenizer = load_with_head(arguments.decoder / S3_FILE, head)
+                labeller.append(Labeller(Decoder(model), tokenizer))
+            for done in data.label(labeller[0].label):
+                progress.update(done, int(missing.sum()), "reading the recordings")
+                if progress.should_stop():
+                    raise Stopped
+        if aligner is not None:
+            data.align(aligner, model.text_vocab)
+        print(f"places of reading of {len(data.reads)} of {len(data)} utterances found")
+
+    return find
+
+
+def _training_folder(models: Path) -> Path:
+    """Where the parts of a model folder lie that only training needs."""
+    return models.with_name(f"{models.name}-training")
 
 
 def _validation(
-    arguments: argparse.Namespace, mix: MixOptions, model: SpeechGPT, aligner: UnitAligner | None
+    arguments: argparse.Namespace,
+    mix: MixOptions,
+    model: SpeechGPT,
+    find_places: Callable[[PromptDataset], None] | None,
 ) -> Validation:
     """Held-out rows of split dev; without any, nothing is validated."""
     features, pattern = model.text_config.features != "embedding", model.pattern
@@ -302,8 +317,8 @@ def _validation(
     except UserError as error:
         print(f"no validation: {error}", file=sys.stderr)
         return Validation()
-    if aligner is not None:
-        dataset.align(aligner, model.text_vocab)
+    if find_places is not None:
+        find_places(dataset)
     rows = validation_rows(dataset, arguments.validate_targets)
     collate = Collate(pattern, last_only=True)
     batches = [collate(batch) for batch in batches_of(rows, arguments.batch_frames, pattern)]
@@ -341,9 +356,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recognition-head",
         type=Path,
-        default=PRETRAINED_MODELS / "nano-training" / "s3.safetensors",
         metavar="FILE",
-        help="reads phones in the speech tokens of --decoder, for models that learn them and data that lacks them",
+        help="reads phones in the speech tokens of --decoder, for models that learn them and data that lacks them "
+        "(default: s3.safetensors in the folder of the same name with -training)",
     )
     parser.add_argument(
         "--lora-rank",

@@ -28,6 +28,7 @@ from modules.runtime import pick_device, seed_everything, set_threads
 from modules.speech.dataset import BUCKET_TOKENS, RecognitionDataset, balanced_weights, collate
 from modules.speech.s3 import SemanticTokenizer
 from modules.speech.train import TokenizerStage, load_tokenizer, relabel
+from modules.text.spoken import spoken_text
 from modules.text.tokenizer import TextTokenizer
 from modules.training.loop import LoopConfig, train
 from tools.flags import share
@@ -62,7 +63,7 @@ def train_text(arguments: argparse.Namespace, progress: StepProgress) -> None:
         store = FeatureStore(path)
         for text, split, language in zip(*(store.column(c) for c in ("text", "split", "language")), strict=True):
             if split == "train" and (not arguments.language or language in arguments.language):
-                by_language.setdefault(language, []).append(text)
+                by_language.setdefault(language, []).append(spoken_text(text))
     texts = [text for language in sorted(by_language) for text in sorted(by_language[language])]
     balanced = balance_languages(by_language)
     progress.update(steps - 1, steps, "learning the units")

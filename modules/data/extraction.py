@@ -115,6 +115,7 @@ class _Extraction:
         self._reject = on_reject or (lambda row, reason: None)
         self.report = ExtractReport(steps={step: StepCount() for step in writer.steps})
         self.lines: dict[int, Line] = {}
+        self._has_phones: bool | None = None
 
     def run(self) -> ExtractReport:
         self._look()
@@ -295,7 +296,13 @@ class _Extraction:
             self.writer.add("speech", key, seconds=float(sound.seconds), **values, f0=contour)
 
     def _phones(self, codes: Tensor, row: int) -> dict[str, str]:
-        """The phone of each frame of codes [T, K], where the source knows what was said."""
+        """The phone of each frame of codes [T, K], where the source knows what was said. Features that an earlier
+        version began without phones go on without."""
+        if self._has_phones is None:
+            earlier = self.writer.read("speech")
+            self._has_phones = not len(earlier) or "phones" in earlier.columns
+        if not self._has_phones:
+            return {}
         spelled = self.source.phones(row) if self.encoders.phones else None
         return {"phones": " ".join(self.encoders.phones(codes, spelled)) if spelled else ""}
 

@@ -4,7 +4,7 @@ Words: truth is the right sequence, hypothesis the one that was heard.
 """
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,15 +62,19 @@ class ErrorRate:
     length: int
 
 
-def pooled_rate(counts: Iterable[EditCounts], resamples: int = 1000) -> ErrorRate:
-    """Pool items; the interval is the percentile bootstrap over items, seeded."""
+def pooled_rate(counts: Iterable[EditCounts], resamples: int = 1000, clusters: Sequence[Hashable] = ()) -> ErrorRate:
+    """Pool items; the interval is the percentile bootstrap over items, or over the clusters that they belong to (the
+    sentence that several voices say), seeded."""
     counts = list(counts)
     edits = np.array([c.edits for c in counts], dtype=np.float64)
     lengths = np.array([c.length for c in counts], dtype=np.float64)
     total = max(1.0, lengths.sum())
     if len(counts):
-        drawn = np.random.default_rng(0).integers(len(counts), size=(resamples, len(counts)))
-        low, high = np.percentile(edits[drawn].sum(1) / np.maximum(1.0, lengths[drawn].sum(1)), (2.5, 97.5))
+        number = {cluster: place for place, cluster in enumerate(dict.fromkeys(clusters))}
+        places = np.array([number[cluster] for cluster in clusters]) if clusters else np.arange(len(counts))
+        wrong, of = np.bincount(places, edits), np.bincount(places, lengths)
+        drawn = np.random.default_rng(0).integers(len(of), size=(resamples, len(of)))
+        low, high = np.percentile(wrong[drawn].sum(1) / np.maximum(1.0, of[drawn].sum(1)), (2.5, 97.5))
     else:
         low = high = 0.0
     parts = [sum(getattr(c, name) for c in counts) / total for name in ("insertions", "deletions", "substitutions")]
@@ -86,7 +90,8 @@ def nearest(hypothesis: Sequence, choices: Sequence[Sequence]) -> int:
 def plain_words(text: str) -> list[str]:
     """Words in lower case without punctuation; an apostrophe inside a word stays."""
     text = unicodedata.normalize("NFC", text).casefold().replace("’", "'")
-    spaced = "".join(c if c.isalnum() or c == "'" else " " for c in text)
+    # Vowel signs and viramas (category M) are letters to those who write with them.
+    spaced = "".join(c if c.isalnum() or c == "'" or unicodedata.category(c)[0] == "M" else " " for c in text)
     return [word for word in (part.strip("'") for part in spaced.split()) if word]
 
 

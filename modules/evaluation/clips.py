@@ -22,7 +22,7 @@ from modules.errors import UserError
 
 LANGUAGES = ("en", "zh", "ja", "ko", "de", "fr", "es", "it", "pt", "ru", "nl", "pl")
 """In the order in which they are told; any others follow by name."""
-_TAG_LANGUAGE = {"zh-CN": "zh"}
+_TAG_LANGUAGE = {"cmn": "zh", "jp": "ja", "kr": "ko"}
 ALSO_IN_TRAINING = frozenset(("kerstin", "rdh", "flemishguy"))
 """Speakers of the folder of recordings who are in the training set under the same or another name."""
 REFERENCE_SECONDS = (2.5, 12.0)
@@ -51,6 +51,16 @@ class Clip:
         return self.store is not None or bool(self.path)
 
 
+_GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female"}
+"""Of a manifest's word up to a "_": some corpora write "male_masculine"."""
+
+
+def base_language(tag: str) -> str:
+    """The language of a tag in any case, without script or region: "zh-CN" and "ZH" are "zh"."""
+    first = tag.strip().lower().replace("_", "-").split("-")[0]
+    return _TAG_LANGUAGE.get(first, first)
+
+
 def in_order(languages: Iterable[str]) -> list[str]:
     """Distinct languages in the order of `LANGUAGES`, then by name."""
     place = {language: number for number, language in enumerate(LANGUAGES)}
@@ -74,15 +84,16 @@ class ClipReader:
 
 
 def corpus_clips(folder: Path, split: str = "test", languages: Iterable[str] | None = None) -> list[Clip]:
-    """The clips of one split of a corpus store, in its order; of all languages, or of those named."""
+    """The clips of one split of a corpus store, in its order; of all languages, or of those named. Clips that mix
+    languages ("en+zh") are left out."""
     store = FeatureStore(folder)
     names = ("key", "speaker", "language", "text", "seconds", "source", "phones", "split")
     wanted = None if languages is None else set(languages)
     clips = []
     for row, values in enumerate(zip(*(store.column(name) for name in names), strict=True)):
         key, speaker, tag, text, seconds, source, phones, part = values
-        language = _TAG_LANGUAGE.get(tag, tag)
-        if part == split and (wanted is None or language in wanted):
+        language = base_language(tag)
+        if part == split and "+" not in tag and (wanted is None or language in wanted):
             labels = tuple(label for label in phones.split() if label != PAUSE)
             clips.append(
                 Clip(key, speaker, language, text, seconds, source, phones=labels, store=Path(folder), row=row)
@@ -123,16 +134,17 @@ def _table(path: Path) -> list[dict[str, str]]:
 
 
 def _from_row(row: dict[str, str], manifest: Path) -> Clip:
-    tag = row["language"]
+    path = Path(manifest).parent / row["path"]
+    changed = str(path.stat().st_mtime_ns) if path.is_file() else ""
     return Clip(
-        entry_key(row["path"], row["speaker"]),
+        entry_key(str(path.resolve()), row["speaker"], row["transcript"], changed),
         row["speaker"],
-        _TAG_LANGUAGE.get(tag, tag),
+        base_language(row["language"]),
         row["transcript"],
         float(row["seconds"]),
         "recorded",
-        row.get("gender", "") or "",
-        path=str(Path(manifest).parent / row["path"]),
+        _GENDERS.get((row.get("gender") or "").lower().partition("_")[0], ""),
+        path=str(path),
     )
 
 

@@ -55,7 +55,8 @@ def judge_copies(judge: Judge) -> Finding:
             judge.progress(f"copying, {name}", number + 1, len(clips))
         found = mean_interval(item["nepers"] for item in items)
         values[name] = {**found, "items": items}
-        rows.append((name, found["count"], f"{found['mean']:.3f} ({found['low']:.3f}-{found['high']:.3f})"))
+        if found["mean"] is not None:
+            rows.append((name, found["count"], f"{found['mean']:.3f} ({found['low']:.3f}-{found['high']:.3f})"))
     if judge.posterior is None:
         values["from the posterior"] = {"mean": None, "reason": "the posterior encoder is not shipped; give --whole"}
     table = Table("Copy-synthesis", ("copy", "recordings", "distance"), tuple(rows), _NOTE.format(nepers=_FLOOR_NEPERS))
@@ -85,10 +86,10 @@ def _from_tokens(judge: Judge, clip: Clip, wav: Tensor) -> Tensor:
     narrow = torch.from_numpy(np.ascontiguousarray(resample(wav.numpy(), rate, speech.sample_rate)))[None]
     f0 = track_f0(narrow, speech.sample_rate, F0_FRAME_RATE_HZ)
     codes = speech.encode(narrow.to(parts.device), f0=f0.to(parts.device))
-    features = parts.text.features([clip.text])
+    features = parts.text.features([clip.text]) if clip.text else None
     return parts.vits2.infer(
         codes,
-        torch.tensor([parts.text.encode(clip.text)], device=parts.device),
+        torch.tensor([parts.text.encode(clip.text)], dtype=torch.long, device=parts.device),
         parts.vits2.style_of(wav[None].to(parts.device)),
         float(median_f0(f0)[0]) or 150.0,
         noise_scale=0.0,

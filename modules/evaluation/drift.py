@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from modules.evaluation.judging import GROUPS, Judge, guard_option
+from modules.evaluation.judging import GROUPS, Judge, Request
 from modules.evaluation.results import Finding, Table
+from modules.evaluation.sets.shipped import written_clip
 from modules.evaluation.shares import mean_interval
 from modules.text.sentences import split_text
 
@@ -25,7 +26,8 @@ def judge_drift(judge: Judge) -> Finding:
     """By the length of a sentence, over all outputs; by its place in a text, over a few passages."""
     items = _sentences(judge)
     if not items:
-        reason = "the model holds no statistics of its text units"
+        spoken = any(judge.say_all(group) for group in GROUPS)
+        reason = "the model holds no statistics of its text units" if spoken else "nothing was spoken"
         return Finding("drift", {"items": [], "ratio": None, "reason": reason}, ())
     ratios = [item["ratio"] for item in items]
     slope = slope_interval([item["units"] for item in items], ratios)
@@ -82,8 +84,9 @@ def _passages(judge: Judge) -> list[list[float]]:
         lines = [clip.text for clip in judge.lines(language)[:PASSAGE_SENTENCES]]
         text = " ".join(line if line[-1] in ".!?。！？" else f"{line}." for line in lines)
         reference = voices[number % len(voices)].reference
-        options = guard_option(judge.options.guards)
-        output = judge.speaker.say(text, [(reference, 1.0)], judge.options.seed, **options)
+        output = judge.attempt("drift", Request(written_clip(text, language, ()), reference)) if text else None
+        if output is None:
+            continue
         usual = [judge.speaker.usual_frames(piece) for piece in split_text(text)]
         counts = [len(codes) for codes in output.content()]
         if len(usual) == len(counts) and all(usual):

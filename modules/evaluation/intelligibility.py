@@ -57,7 +57,7 @@ def phone_counts(judge: Judge, phones: Sequence[str], key: str, load: Load) -> t
 
 def _phones(judge: Judge, group: str) -> tuple[dict, Table]:
     spoken = judge.say_all(group)
-    by_language: dict[str, dict[str, list[EditCounts]]] = defaultdict(lambda: defaultdict(list))
+    by_language: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     items, reasons = [], {}
     for number, (request, output) in enumerate(spoken):
         sentence = request.sentence
@@ -69,6 +69,7 @@ def _phones(judge: Judge, group: str) -> tuple[dict, Table]:
         counts, plain, heard = phone_counts(judge, sentence.phones, output.key, output.wav)
         kinds, source = by_language[sentence.language], None
         kinds["output"].append(counts)
+        kinds["sentences"].append(sentence.key)
         kinds["plain"].append(plain)
         if sentence.has_sound:
             load = partial(judge.reader.wav, sentence)
@@ -81,7 +82,9 @@ def _phones(judge: Judge, group: str) -> tuple[dict, Table]:
     rows, values = [], {"items": items}
     for language in in_order([*by_language, *reasons]):
         if language in by_language:
-            row, values[language] = _language_row(language, by_language[language], judge.ear.floor(language))
+            said = [request.sentence.key for request, _ in spoken if request.sentence.language == language]
+            stored = judge.ear.floor(language) if judge.ear.knows_sentences(said) else None
+            row, values[language] = _language_row(language, by_language[language], stored)
             rows.append(row)
         else:
             count = sum(item["language"] == language for item in items)
@@ -96,8 +99,10 @@ def _unread(judge: Judge) -> str:
     return judge.reading.reason or "nothing reads this language into phones"
 
 
-def _language_row(language: str, kinds: dict[str, list[EditCounts]], stored: dict | None) -> tuple[tuple, dict]:
-    rates = {name: vars(pooled_rate(counts)) for name, counts in kinds.items()}
+def _language_row(language: str, kinds: dict[str, list], stored: dict | None) -> tuple[tuple, dict]:
+    sentences = kinds.pop("sentences")
+    # A sentence that several voices say is one draw; so is its floor.
+    rates = {name: vars(pooled_rate(counts, clusters=sentences)) for name, counts in kinds.items()}
     if "floor" not in rates and stored:
         rates |= {"floor": stored["error"], "plain_floor": stored["toneless"]}
     output = rates["output"]
@@ -162,13 +167,15 @@ def _english(judge: Judge, listener: EnglishListener) -> tuple[dict, Table]:
     listener.expect([clip.text for clip in known])
     hearing = _Hearing(judge, listener, known)
     rows, values = [], {"sentences": len(known)}
-    for name, wavs in _english_wavs(judge, known[: judge.options.count]).items():
+    for name, wavs in _english_wavs(judge, known[: judge.options.count or len(judge.real_voices)]).items():
         heard = []
-        for number, (key, load) in enumerate(wavs):
-            heard.append(hearing(key, number % len(known), load))
-            judge.progress(f"hearing English, {name}", number + 1, len(wavs))
+        for key, load, clip in wavs:
+            place = known.index(clip)
+            found = hearing(key, place, load)
+            heard.append({**found, "right": found["which"] == place})
+            judge.progress(f"hearing English, {name}", len(heard), len(wavs))
         errors = pooled_rate([EditCounts(*item["edits"]) for item in heard])
-        right = sum(item["which"] == number % len(known) for number, item in enumerate(heard)) / max(1, len(heard))
+        right = sum(item["right"] for item in heard) / max(1, len(heard))
         values[name] = {"word_error": vars(errors), "chosen_right": right}
         rows.append((name, len(heard), percent(errors.rate), percent(right)))
     note = f"Closed set: which of the {len(known)} sentences was said (chance {percent(1 / len(known))})."
@@ -177,11 +184,11 @@ def _english(judge: Judge, listener: EnglishListener) -> tuple[dict, Table]:
 
 
 def _english_wavs(judge: Judge, known: list[Clip]) -> dict[str, list]:
-    """By name, (key, function that gives the sound at a rate) of every sentence in order."""
+    """By name, (key, function that gives the sound at a rate, sentence) of all that could be spoken."""
     found: dict[str, list] = {}
     voices: dict[str, list[Clip | None]] = {}
     if all(clip.has_sound for clip in known):
-        found["source audio"] = [(clip.key, partial(judge.reader.wav, clip)) for clip in known]
+        found["source audio"] = [(clip.key, partial(judge.reader.wav, clip), clip) for clip in known]
         voices["synthetic voices"] = [own_reference(clip, judge.synthetic) for clip in known]
     if real := judge.real_voices:
         voices["real voices"] = [real[number % len(real)].reference for number in range(len(known))]
@@ -191,11 +198,12 @@ def _english_wavs(judge: Judge, known: list[Clip]) -> dict[str, list]:
         voices["given voices"] = [said[clip.key] for clip in known]
     for name, references in voices.items():
         spoken = []
-        for clip, reference in zip(known, references, strict=True):
-            spoken.append(judge.say(Request(clip, reference or clip)))
-            judge.progress(f"speaking English, {name}", len(spoken), len(known))
+        for number, (clip, reference) in enumerate(zip(known, references, strict=True)):
+            output = judge.attempt("english", Request(clip, reference or clip))
+            spoken += [(output.key, output.wav, clip)] if output else []
+            judge.progress(f"speaking English, {name}", number + 1, len(known))
         if spoken:
-            found[name] = [(output.key, output.wav) for output in spoken]
+            found[name] = spoken
     return found
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modules.errors import UserError
 from modules.evaluation.clips import (
@@ -20,6 +20,7 @@ from modules.evaluation.clips import (
     voice_tests,
 )
 from modules.evaluation.results import Finding, Ledger, Progress, silent
+from modules.inference.options import MAX_SEED
 
 if TYPE_CHECKING:
     from modules.evaluation.ears.hearing import Ear
@@ -35,6 +36,11 @@ SETS = ("plausible", "switching", "melody", "leak", "robust_references")
 """Parts with texts or references of their own."""
 _PLACES = {"failures": "failures.outputs"}
 SYNTHETIC_VOICES = 40
+REFUSALS = frozenset(
+    "text_empty text_unspeakable gpt_prompt_too_long reference_no_speech reference_silent reference_too_short "
+    "audio_empty audio_missing audio_unreadable".split()
+)
+"""What is wrong with one text or one recording; the others go on."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,7 @@ class Judge:
     reader: ClipReader = field(default_factory=ClipReader)
     started: float = field(default_factory=time.monotonic)
     _ledgers: dict[str, Ledger] = field(default_factory=dict)
+    refused: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     _spoken: "dict[tuple[str, str], list[tuple[Request, Spoken]]]" = field(default_factory=dict)
 
     def ledger(self, name: str) -> Ledger:
@@ -144,6 +151,27 @@ class Judge:
         """What is judged, in the order in which it is told."""
         groups = self.requests.values()
         return in_order(request.sentence.language for requests in groups for request in requests)
+
+    def check(self) -> None:
+        """Whether there is anything to judge.
+
+        Raises:
+            UserError: judge_nothing, judge_recordings_need_corpus.
+        """
+        options = self.options
+        if (options.manifest or options.speech) and not options.corpus:
+            raise UserError(
+                "judge_recordings_need_corpus",
+                "--manifest and --speech give voices for the sentences of a corpus; give --corpus as well, or "
+                "--references for recordings of your own.",
+            )
+        if not any(self.requests.values()):
+            raise UserError(
+                "judge_nothing",
+                "There is nothing to judge: no sentence of {languages} and no voice to say it; choose other languages, "
+                "texts or voices.",
+                languages=", ".join(options.languages) or "any language",
+            )
 
     def lines(self, language: str) -> list[Clip]:
         """Every sentence of a language: unseen ones of the corpus, else the written ones."""
@@ -225,12 +253,44 @@ class Judge:
 
         return open_ear(self)
 
-    @property
+    @cached_property
+    def weight_files(self) -> dict[str, dict[str, Any]]:
+        """Of each weight file that is judged: its name, stage, step and sha256, read once."""
+        from modules.checkpoint import file_hash, load_weights
+
+        options, files = self.options, {}
+        paths = {path.stem: path for path in sorted(options.models.glob("*.safetensors"))}
+        paths |= {name: path for name, path in (("gpt", options.gpt), ("vits2", options.vits2)) if path}
+        for name, path in paths.items():
+            lineage = load_weights(path).lineage
+            files[name] = {"file": path.name, "stage": lineage.stage, "step": lineage.step, "sha256": file_hash(path)}
+        return files
+
+    @cached_property
     def posterior(self) -> Path | None:
-        """Decoder weights with a posterior encoder."""
+        """Decoder weights with a posterior encoder.
+
+        Raises:
+            UserError: judge_whole_differs where they are no longer form of the judged ones.
+        """
+        from modules.checkpoint import load_weights
         from modules.inference.parts import VITS2_FILE
 
-        return self.options.whole / VITS2_FILE if self.options.whole else None
+        if not self.options.whole:
+            return None
+        path = self.options.whole / VITS2_FILE
+        judged = self.options.vits2 or self.options.models / VITS2_FILE
+        ours, theirs = (load_weights(file).lineage for file in (path, judged))
+        if (ours.preset, ours.step, ours.epoch) != (theirs.preset, theirs.step, theirs.epoch):
+            raise UserError(
+                "judge_whole_differs",
+                "{file} is of step {step} and the judged decoder of step {judged}; give the folder that tools.ship "
+                "--join wrote for the judged weights.",
+                file=str(path),
+                step=ours.step,
+                judged=theirs.step,
+            )
+        return path
 
     @cached_property
     def token_reader(self) -> "SemanticTokenizer | None":
@@ -250,30 +310,46 @@ class Judge:
     def say(self, request: Request, guards: str = "") -> "Spoken":
         """The output of a request; its seed follows from the sentence. `guards`: "on" or "off" instead of the judge's
         own choice."""
-        seed = (self.options.seed + int(request.sentence.key[:6], 16)) % 2**31
+        seed = (self.options.seed + int(request.sentence.key[:6], 16)) % MAX_SEED
         options = guard_option(guards or self.options.guards)
         return self.speaker.say(request.sentence.text, [(request.reference, 1.0)], seed, **options)
 
     def say_all(self, group: str, guards: str = "") -> "list[tuple[Request, Spoken]]":
         """The outputs of a group; those that there was no time for are left out, for every part that asks."""
+        guards = guards or self.options.guards
+        guards = "on" if guards == "both" else guards
         if (group, guards) in self._spoken:
             return self._spoken[group, guards]
         spoken = self._spoken[group, guards] = []
         for request in self.requests[group]:
             if self.out_of_time():
                 break
-            spoken.append((request, self.say(request, guards)))
+            output = self.attempt(group, request, guards)
+            if output is not None:
+                spoken.append((request, output))
             self.progress(f"speaking, {group} voices", len(spoken), len(self.requests[group]))
         return spoken
 
+    def attempt(self, group: str, request: Request, guards: str = "") -> "Spoken | None":
+        """`say`; None where the text or the reference is refused, which is noted in `refused`."""
+        try:
+            return self.say(request, guards)
+        except UserError as error:
+            if error.code not in REFUSALS:
+                raise
+            sentence, reference = request.sentence, request.reference
+            told = {"group": group, "language": sentence.language, "text": sentence.text, "voice": reference.speaker}
+            self.refused[sentence.key, reference.key] = {**told, "code": error.code, "reason": str(error)}
+            return None
+
     def spoken_count(self, group: str) -> int:
-        """How many outputs of a group were spoken so far, with and without guards."""
+        """How many outputs of a group were spoken so far; with and without guards are two."""
         return sum(len(spoken) for (name, _), spoken in self._spoken.items() if name == group)
 
-    def out_of_time(self) -> bool:
-        """Whether the time for speaking is over."""
+    def out_of_time(self, share: float = 1.0) -> bool:
+        """Whether the time for speaking is over, or so many times that time for what follows it."""
         limit = self.options.deadline_seconds
-        return bool(limit) and time.monotonic() - self.started > limit
+        return bool(limit) and time.monotonic() - self.started > share * limit
 
 
 def guard_option(guards: str) -> dict[str, bool]:
@@ -307,12 +383,7 @@ def run_part(part: str, judge: Judge) -> Finding:
 
 def heading(judge: Judge) -> str:
     """First lines of the report: what was judged."""
-    from modules.checkpoint import file_hash, load_weights
-
     lines = ["# Evaluation", "", f"Seed {judge.options.seed}. Nobody listened: every figure is a machine's.", ""]
-    options = judge.options
-    own = [path for path in (options.gpt, options.vits2) if path]
-    for path in [*sorted(options.models.glob("*.safetensors")), *own]:
-        lineage = load_weights(path).lineage
-        lines.append(f"- {path.name}: {lineage.stage}, step {lineage.step}, sha256 {file_hash(path)[:12]}")
+    for found in judge.weight_files.values():
+        lines.append(f"- {found['file']}: {found['stage']}, step {found['step']}, sha256 {found['sha256'][:12]}")
     return "\n".join(lines) + "\n"

@@ -115,11 +115,13 @@ class PhoneRecognizer(nn.Module):
     Args:
         config: sizes.
         labels: the label inventory without the blank.
+        languages: those that it was trained on, as far as that is known.
     """
 
-    def __init__(self, config: RecognizerConfig, labels: Sequence[str]):
+    def __init__(self, config: RecognizerConfig, labels: Sequence[str], languages: Sequence[str] = ()):
         super().__init__()
         self.config, self.labels = config, tuple(labels)
+        self.languages = tuple(languages)
         self.sample_rate = config.sample_rate
         self.ears = Ears(config)
         self.samples_per_state = self.ears.hop * FRAMES_PER_STATE
@@ -198,7 +200,7 @@ def relabel(model: PhoneRecognizer, labels: Sequence[str]) -> PhoneRecognizer:
     """The same recogniser for other labels: those it knew go on, others begin afresh."""
     if tuple(labels) == model.labels:
         return model
-    wider = PhoneRecognizer(model.config, labels)
+    wider = PhoneRecognizer(model.config, labels, model.languages)
     state = model.state_dict()
     for name, fresh in wider.state_dict().items():
         if name.startswith(("ctc_head.", "frame_head.")):
@@ -209,7 +211,7 @@ def relabel(model: PhoneRecognizer, labels: Sequence[str]) -> PhoneRecognizer:
 
 def save_recognizer(path: Path, model: PhoneRecognizer, lineage: Lineage) -> Path:
     """Write the weights in half precision."""
-    config = {STAGE: to_dict(model.config), "labels": list(model.labels)}
+    config = {STAGE: to_dict(model.config), "labels": list(model.labels), "languages": list(model.languages)}
     return save_weights(path, model.state_dict(), config, lineage, torch.float16)
 
 
@@ -227,7 +229,8 @@ def load_recognizer(path: Path) -> PhoneRecognizer:
             file=str(path),
             stage="phone recogniser",
         )
-    model = PhoneRecognizer(from_dict(RecognizerConfig, weights.config[STAGE]), weights.config["labels"])
+    sizes, known = from_dict(RecognizerConfig, weights.config[STAGE]), weights.config.get("languages", ())
+    model = PhoneRecognizer(sizes, weights.config["labels"], known)
     model.load_state_dict(weights.state)
     return model.eval()
 

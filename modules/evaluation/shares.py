@@ -1,7 +1,7 @@
 """How often something happened, with the interval that so many tries allow."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,11 +49,43 @@ def share_of(flags: Iterable[bool | None]) -> Share:
     return Share(sum(map(bool, known)), len(known))
 
 
-def mean_interval(values: Iterable[float], resamples: int = 1000) -> dict[str, float | int | None]:
-    """Mean and 95 % percentile bootstrap interval over the finite values, seeded."""
-    found = np.array([value for value in values if value is not None and math.isfinite(value)], dtype=np.float64)
-    if not len(found):
+def clustered_share(flags: Sequence[bool], clusters: Sequence[Hashable]) -> dict[str, float | int | None]:
+    """The values of a `Share` whose tries of one cluster (a voice, a sentence) are alike: the wider of the score
+    interval and of the percentile bootstrap over clusters (Davison and Hinkley 1997), seeded."""
+    found = share_of(flags).values()
+    if len(set(clusters)) >= 2 and found["count"]:
+        drawn = cluster_means(np.array([float(flag) for flag in flags]), clusters)
+        low, high = np.percentile(drawn, (2.5, 97.5))
+        found |= {"low": min(found["low"], float(low)), "high": max(found["high"], float(high))}
+    return found
+
+
+def cluster_means(values: np.ndarray, clusters: Sequence[Hashable], resamples: int = 1000) -> np.ndarray:
+    """Means of `values` [N] over clusters drawn with replacement, [resamples]; values of a cluster stay together."""
+    number = {cluster: place for place, cluster in enumerate(dict.fromkeys(clusters))}
+    places = np.array([number[cluster] for cluster in clusters])
+    sums, sizes = np.bincount(places, values), np.bincount(places)
+    drawn = np.random.default_rng(0).integers(len(sums), size=(resamples, len(sums)))
+    return sums[drawn].sum(1) / sizes[drawn].sum(1)
+
+
+def shown_share(found: Mapping[str, float | int | None]) -> str:
+    """The values of a share with the interval that they hold."""
+    if not found["of"]:
+        return "-"
+    low, high = 100 * found["low"], 100 * found["high"]
+    return f"{100 * found['rate']:.1f} % ({low:.1f}-{high:.1f}; {found['count']} of {found['of']})"
+
+
+def mean_interval(
+    values: Iterable[float], resamples: int = 1000, clusters: Sequence[Hashable] = ()
+) -> dict[str, float | int | None]:
+    """Mean and 95 % percentile bootstrap interval over the finite values, or their clusters, seeded."""
+    values = list(values)
+    kept = [i for i, value in enumerate(values) if value is not None and math.isfinite(value)]
+    if not kept:
         return {"mean": None, "low": None, "high": None, "count": 0}
-    drawn = np.random.default_rng(0).integers(len(found), size=(resamples, len(found)))
-    low, high = np.percentile(found[drawn].mean(1), (2.5, 97.5))
+    found = np.array([values[i] for i in kept], dtype=np.float64)
+    means = cluster_means(found, [clusters[i] for i in kept] if clusters else kept, resamples)
+    low, high = np.percentile(means, (2.5, 97.5))
     return {"mean": float(found.mean()), "low": float(low), "high": float(high), "count": len(found)}

@@ -13,6 +13,7 @@ import numpy as np
 
 from modules.data.store import entry_key
 from modules.evaluation.clips import Clip
+from modules.evaluation.failures.rules import FULL_SCALE, is_clipped
 from modules.evaluation.judging import GROUPS, Judge, Request
 from modules.evaluation.packages import need
 from modules.evaluation.results import Finding, Table, percent
@@ -23,9 +24,10 @@ PITCH_RATE = 16000
 SPECTRUM_RATE = 32000
 BANDS_HZ = (80, 250, 500, 1000, 2000, 4000, 6000, 8000, 11000)
 """Edges of eight bands; synthetic source audio holds nothing above the last."""
+LEAST_BAND_DB = -50.0
+"""A band of a recording that is this far below all of them lies beyond what was recorded."""
 LOW_VOICE_HZ = 165.0
 OUTPUTS_PER_SPEAKER = 4
-CLIPPED = 0.999
 LOOPED_TIMES = 3
 STUCK_FRAMES = 25
 _SILENT_DB = -40.0
@@ -58,7 +60,7 @@ def band_levels_db(wav: np.ndarray, sample_rate: int, edges_hz: Sequence[float] 
 
 def clipped_share(wav: np.ndarray) -> float:
     """Share of samples at full scale."""
-    return float(np.mean(np.abs(wav) >= CLIPPED)) if len(wav) else 0.0
+    return float(np.mean(np.abs(wav) >= FULL_SCALE)) if len(wav) else 0.0
 
 
 def silent_share(wav: np.ndarray, sample_rate: int) -> float:
@@ -75,17 +77,30 @@ def pitch_agreement(reference_hz: Sequence[float], output_hz: Sequence[float]) -
     """Correlation of log pitch, median distance in semitones and share within two of them; unvoiced pairs left out."""
     pairs = [(a, b) for a, b in zip(reference_hz, output_hz, strict=True) if a > 0 and b > 0]
     if len(pairs) < 3:
-        return {"correlation": math.nan, "semitones": math.nan, "within_two": math.nan, "speakers": len(pairs)}
+        none = dict.fromkeys(("correlation", "low", "high", "semitones", "within_two"), math.nan)
+        return {**none, "speakers": len(pairs)}
     reference, output = np.log2(np.array(pairs)).T
     distance = 12 * np.abs(output - reference)
     spread = reference.std() * output.std()
     correlation = float(np.mean((reference - reference.mean()) * (output - output.mean())) / spread) if spread else 0.0
+    low, high = _correlation_interval(reference, output)
     return {
         "correlation": correlation,
+        "low": low,
+        "high": high,
         "semitones": float(np.median(distance)),
         "within_two": float(np.mean(distance <= 2)),
         "speakers": len(pairs),
     }
+
+
+def _correlation_interval(reference: np.ndarray, output: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
+    """95 % percentile bootstrap over speakers [N], seeded."""
+    drawn = np.random.default_rng(0).integers(len(reference), size=(resamples, len(reference)))
+    a, b = (values[drawn] - values[drawn].mean(1, keepdims=True) for values in (reference, output))
+    spread = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    found = (a * b).sum(1)[spread > 1e-12] / spread[spread > 1e-12]
+    return tuple(np.percentile(found, (2.5, 97.5)).tolist()) if len(found) else (math.nan, math.nan)
 
 
 def judge_sound(judge: Judge) -> Finding:
@@ -101,7 +116,13 @@ def judge_sound(judge: Judge) -> Finding:
             row = (found["speakers"], found["correlation"], found["semitones"], percent(found["within_two"]))
             pitch_rows.append((f"{group}, {name}", *row))
         bands = values[group]["band_difference_db"]
-        band_rows.append((group, *(f"{value:+.1f}" for value in bands), values[group]["band_distance_db"]))
+        band_rows.append(
+            (
+                group,
+                *(f"{value:+.1f}" if math.isfinite(value) else "-" for value in bands),
+                values[group]["band_distance_db"],
+            )
+        )
         other_rows += [(group, name, value) for name, value in _shown(values[group])]
     pitch_header = ("voices", "speakers", "correlation", "median distance, semitones", "within two semitones")
     names = [f"{low}-{high}" for low, high in zip(BANDS_HZ, BANDS_HZ[1:])]
@@ -162,9 +183,9 @@ def _shape(judge: Judge, group: str, spoken: list[tuple[Request, Spoken]]) -> di
         wav = output.wav(SPECTRUM_RATE)
         has_source = request.sentence.has_sound
         source = judge.reader.wav(request.sentence, SPECTRUM_RATE) if has_source else np.zeros(0, np.float32)
-        own = _own_profile(judge, group, request, source, profiles)
+        own = recorded_bands(_own_profile(judge, group, request, source, profiles))
         bands.append(band_levels_db(wav, SPECTRUM_RATE) - own)
-        clipped.append(clipped_share(wav))
+        clipped.append(is_clipped(wav, output.raw))
         silent.append(silent_share(wav, SPECTRUM_RATE))
         if has_source:
             lengths.append(len(wav) / max(1, len(trim(source, SPECTRUM_RATE))))
@@ -172,13 +193,13 @@ def _shape(judge: Judge, group: str, spoken: list[tuple[Request, Spoken]]) -> di
         judge.progress(f"measuring sound, {group} voices", number + 1, len(spoken))
     outputs = [output for _, output in spoken]
     endings = Counter(ending for output in outputs for ending in output.stopped_by)
-    difference = np.mean(bands, axis=0)
+    difference = [_mean(column) for column in np.array(bands).T]
     lengths = lengths[1:] or lengths
     return {
         "outputs": len(outputs),
-        "band_difference_db": difference.tolist(),
-        "band_distance_db": float(np.mean(np.abs(bands))),
-        "outputs_with_clipping": float(np.mean(np.array(clipped) > 0)),
+        "band_difference_db": difference,
+        "band_distance_db": _mean(np.abs(bands)),
+        "outputs_with_clipping": float(np.mean(clipped)),
         "silent_share": float(np.mean(silent)),
         "length_ratio": float(np.mean(lengths)),
         "length_ratio_deviation": float(np.std(lengths)),
@@ -190,6 +211,16 @@ def _shape(judge: Judge, group: str, spoken: list[tuple[Request, Spoken]]) -> di
         "stuck_share": float(np.mean([output.longest_run >= STUCK_FRAMES for output in outputs])),
         "looped_share": float(np.mean([output.longest_loop >= LOOPED_TIMES for output in outputs])),
     }
+
+
+def recorded_bands(levels_db: np.ndarray) -> np.ndarray:
+    """Band levels of a recording, nan where the band lies beyond what was recorded (a telephone's, or 16 kHz)."""
+    return np.where(levels_db < LEAST_BAND_DB, np.nan, levels_db)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def _own_profile(

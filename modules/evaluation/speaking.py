@@ -18,14 +18,18 @@ import torch
 
 from modules.audio.io import read, write
 from modules.checkpoint import write_atomic
+from modules.config import to_dict
 from modules.data.store import entry_key
 from modules.evaluation.clips import Clip, ClipReader
+from modules.evaluation.failures.rules import RawSound
 from modules.evaluation.results import Ledger
 from modules.inference.options import SpeakOptions
 from modules.inference.synthesizer import Synthesizer
 from modules.inference.voice import Reference, Voice, prepare_reference
 
 KEPT_REFERENCES = 64
+PROGRAM = "2"
+"""Part of the key of an output; goes up when the program speaks or measures otherwise with the same weights."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Spoken:
             3 to 12 codes.
         took_seconds: wall time of the synthesis; cpu_seconds: time of the processor.
         codes_key: the same for outputs with the same speech tokens.
+        raw_peak, raw_rms, raw_flat_share: of the decoder's sound before it was levelled: loudest peak, quietest
+            sentence, most flat samples.
     """
 
     key: str
@@ -52,6 +58,14 @@ class Spoken:
     took_seconds: float
     cpu_seconds: float
     codes_key: str
+    raw_peak: float
+    raw_rms: float
+    raw_flat_share: float
+
+    @property
+    def raw(self) -> RawSound:
+        """What finishing hides of the decoder's sound."""
+        return RawSound(self.raw_peak, self.raw_rms, self.raw_flat_share)
 
     def wav(self, sample_rate: int) -> np.ndarray:
         """float32 [S]."""
@@ -80,7 +94,12 @@ class Speaker:
         self.synthesizer, self.reader, self.folder = synthesizer, reader, Path(folder)
         self.count_units = count_units
         self.usual_frames: Callable[[str], float] = lambda text: 0.0
-        self.model_key = entry_key(json.dumps(synthesizer.hashes, sort_keys=True))
+        # Sizes come from the preset; device and threads decide how long an output took.
+        self.model_key = entry_key(
+            json.dumps(synthesizer.hashes, sort_keys=True),
+            json.dumps(to_dict(synthesizer.preset), sort_keys=True),
+            f"{synthesizer.device} {torch.get_num_threads()}",
+        )
         self.ledger = Ledger(self.folder / "outputs.jsonl")
         self._references: OrderedDict[str, Reference] = OrderedDict()
 
@@ -102,7 +121,7 @@ class Speaker:
         """`text` in the voice of weighted clips, now or earlier."""
         chosen = SpeakOptions(seed=seed, **options)
         parts = [f"{clip.key}={weight}" for clip, weight in voice]
-        key = entry_key(self.model_key, text, json.dumps(dataclasses.asdict(chosen), sort_keys=True), *parts)
+        key = entry_key(PROGRAM, self.model_key, text, json.dumps(dataclasses.asdict(chosen), sort_keys=True), *parts)
         path = self.folder / "wavs" / f"{key}.wav"
         found = self.ledger.get(key)
         if found is None or not path.is_file() or not _codes_path(path).is_file():
@@ -130,6 +149,9 @@ class Speaker:
             "took_seconds": wall,
             "cpu_seconds": cpu,
             "codes_key": entry_key(*(np.asarray(segment.codes).tobytes() for segment in segments)),
+            "raw_peak": max((segment.raw_peak for segment in segments), default=0.0),
+            "raw_rms": min((segment.raw_rms for segment in segments), default=0.0),
+            "raw_flat_share": max((segment.raw_flat_share for segment in segments), default=0.0),
         }
 
 

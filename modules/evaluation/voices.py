@@ -15,6 +15,7 @@ from modules.evaluation.clips import VoiceTest
 from modules.evaluation.judging import GROUPS, Judge
 from modules.evaluation.packages import need
 from modules.evaluation.results import Finding, Table, percent
+from modules.evaluation.shares import mean_interval
 
 SAMPLE_RATE = 16000
 OUTPUTS_PER_SPEAKER = 6
@@ -23,7 +24,7 @@ _NOTE = (
     "Cosine similarity of a speaker's mean embedding to other clips of the same speaker, and to the other speakers'. "
     "Identified: the right one of a line-up of {line_up} (chance {chance}). Recordings: the reference itself, the "
     "ceiling. Copy-synthesis: the reference through the decoder's posterior. WORLD copy: through that vocoder. A voice "
-    "with one clip alone is compared with that clip."
+    "with one clip alone is compared with that clip, and left out of what recordings have in common."
 )
 
 
@@ -55,6 +56,7 @@ class Likeness:
     Args:
         same, different: mean cosine to the same and to other speakers; different_alike: to others of the same gender.
         identified: share of speakers picked out of a line-up; nearest_of_all: share whose own is nearest of all.
+        low, high: 95 % interval of `same` over speakers; the others likewise.
     """
 
     same: float
@@ -63,6 +65,12 @@ class Likeness:
     identified: float
     nearest_of_all: float
     speakers: int
+    low: float = float("nan")
+    high: float = float("nan")
+    different_low: float = float("nan")
+    different_high: float = float("nan")
+    identified_low: float = float("nan")
+    identified_high: float = float("nan")
 
 
 def centroid(embeddings: Sequence[np.ndarray]) -> np.ndarray:
@@ -73,32 +81,56 @@ def centroid(embeddings: Sequence[np.ndarray]) -> np.ndarray:
 
 def identified_share(queries: np.ndarray, gallery: np.ndarray, line_up: int, seed: int = 0, draws: int = 50) -> float:
     """Share of queries [N, E] whose own gallery entry [N, E] is the most similar of `line_up` drawn ones."""
+    right = identified_each(queries, gallery, line_up, seed, draws)
+    return float(right.mean()) if len(right) else 0.0
+
+
+def identified_each(queries: np.ndarray, gallery: np.ndarray, line_up: int, seed: int, draws: int) -> np.ndarray:
+    """The share of draws in which each query is told, [N]."""
     scores = queries @ gallery.T
     count = len(scores)
     size = min(line_up, count)
     rng = np.random.default_rng([seed, 3])
-    right = 0
+    right = np.zeros(count)
     for speaker in range(count):
         others = np.delete(np.arange(count), speaker)
         for _ in range(draws):
             rivals = rng.choice(others, size - 1, replace=False)
-            right += bool(np.all(scores[speaker, speaker] > scores[speaker, rivals]))
-    return right / max(1, count * draws)
+            right[speaker] += bool(np.all(scores[speaker, speaker] > scores[speaker, rivals])) / draws
+    return right
 
 
-def likeness(queries: np.ndarray, gallery: np.ndarray, genders: Sequence[str], line_up: int, seed: int = 0) -> Likeness:
-    """Compare unit queries [N, E] with unit gallery entries [N, E] of the same speakers in the same order."""
+def likeness(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    genders: Sequence[str],
+    line_up: int,
+    seed: int = 0,
+    own: Sequence[bool] | None = None,
+) -> Likeness:
+    """Compare unit queries [N, E] with unit gallery entries [N, E] of the same speakers in the same order; only those
+    of `own` [N] (all without it) count as the same: where a query is its own gallery entry it proves nothing."""
     scores = queries @ gallery.T
     off = ~np.eye(len(scores), dtype=bool)
     alike = off & np.array([[a == b and a != "" for b in genders] for a in genders]).reshape(off.shape)
+    known = np.ones(len(scores), bool) if own is None else np.asarray(own, bool)
+    told = identified_each(queries, gallery, line_up, seed, 50)[known] if len(scores) else np.zeros(0)
+    foreign = [float(row[keep].mean()) for row, keep in zip(scores, off) if keep.any()]
+    same, different, identified = (mean_interval(v) for v in (np.diagonal(scores)[known], foreign, told))
+    nearest = (scores.argmax(1) == np.arange(len(scores)))[known]
     return Likeness(
-        float(np.diagonal(scores).mean()) if len(scores) else float("nan"),
+        _number(same["mean"]),
         float(scores[off].mean()) if off.any() else float("nan"),
         float(scores[alike].mean()) if alike.any() else float("nan"),
-        identified_share(queries, gallery, line_up, seed),
-        float((scores.argmax(1) == np.arange(len(scores))).mean()) if len(scores) else float("nan"),
+        _number(identified["mean"]),
+        float(nearest.mean()) if len(nearest) else float("nan"),
         len(scores),
+        *(_number(found[end]) for found in (same, different, identified) for end in ("low", "high")),
     )
+
+
+def _number(value: float | int | None) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def judge_voices(judge: Judge) -> Finding:
@@ -106,7 +138,7 @@ def judge_voices(judge: Judge) -> Finding:
     values, tables = {}, []
     for group in GROUPS:
         tests = judge.voice_tests[group]
-        if len(tests) < 2 or not judge.requests[group]:
+        if not tests or not judge.requests[group]:
             continue
         rows = []
         own = sum(not test.others for test in tests)
@@ -146,10 +178,14 @@ def _compare(judge: Judge, group: str, tests: list[VoiceTest]) -> dict[str, Like
     if judge.posterior is not None:
         queries["copy-synthesis"] = _copies(judge, tests)
     genders = [test.gender for test in tests]
+    other = [bool(test.others) for test in tests]
     return {
-        name: likeness(np.stack(found), np.stack(gallery), genders, LINE_UP, judge.options.seed)
+        name: likeness(
+            np.stack(found), np.stack(gallery), genders, LINE_UP, judge.options.seed,
+            other if name == "recordings" else None,
+        )
         for name, found in queries.items()
-    }
+    }  # fmt: skip
 
 
 def _world_copy(wav: np.ndarray) -> np.ndarray:

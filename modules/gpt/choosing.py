@@ -129,7 +129,8 @@ class FrameChooser:
         logits[pointer.most + 1 :] = float("-inf")
         if pointer.stuck and pointer.most:
             logits[0] = float("-inf")
-        units = draw(logits, 0, 1.0, self.options.advance_temperature, self.generator)
+        o = self.options
+        units = draw(logits, 0, 1.0, o.advance_temperature * (o.temperature > 0), self.generator)
         pointer.advance(units)
         return units
 
@@ -143,7 +144,7 @@ class FrameChooser:
         elif pointer and pointer.stuck:
             return None  # nothing is left to say
         if self.phones:
-            code = draw(logits, o.phone_top_k, 1.0, o.phone_temperature, self.generator)
+            code = draw(logits, o.phone_top_k, 1.0, o.phone_temperature * (o.temperature > 0), self.generator)
         else:
             code = self._content(logits, content)
         return None if code == self.end_code else code

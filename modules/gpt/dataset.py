@@ -21,8 +21,6 @@ from modules.gpt.unit_alignment import UnitAligner, runs
 
 PHONES = "phones"
 """Column of feature stores: the phone of each frame by its name, with spaces between; empty where nobody knows."""
-MOST_UNITS = 8192
-"""Text units whose usual lengths are found together: a table of half a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class MixOptions:
         max_references: most prompts before a target; their number is drawn evenly from 1 to this.
         text_drop: share of prompts that lose their text, so that a reference without transcript is no surprise.
         hidden_prompts: share of rows whose prompts are as at run time, for models that learn from more than that.
+        untold: share of targets without text, for such models too: guidance asks what would be said without it.
         share_recorded: share of recorded speech among the targets; None keeps the store's own.
         language_exponent: a language of n utterances gets weight n ** this; 1 keeps the store's own, 0 evens out.
         min_seconds, max_seconds: utterances outside are left out.
@@ -44,6 +43,7 @@ class MixOptions:
     max_references: int = 2
     text_drop: float = 0.03
     hidden_prompts: float = 0.5
+    untold: float = 0.06
     share_recorded: float | None = None
     language_exponent: float = 1.0
     min_seconds: float = 0.4
@@ -92,6 +92,7 @@ class PromptDataset:
         self.options, self.pattern = options, pattern
         self._phones = {name: number for number, name in enumerate(phones)}
         self._found: dict[int, np.ndarray] = {}
+        self._tells: dict[int, bool] = {}
         self.reads: dict[int, np.ndarray] = {}
         """Utterance -> the text unit that each of its frames says, [T]; filled by `align`."""
         self._stores = [open_store(folder) for folder in stores]
@@ -152,24 +153,27 @@ class PromptDataset:
         """Row `index`; `rng` decides which prompts lose their text."""
         chosen = self.choose(index)
         drop = rng.random(len(chosen)) < self.options.text_drop
-        hidden = rng.random() < self.options.hidden_prompts
+        hidden = rng.random() < self.options.hidden_prompts and bool(self._phones)
+        untold = rng.random() < self.options.untold and bool(self._phones)
         parts = [self.part(i, bool(d), hidden) for i, d in zip(chosen[:-1], drop[:-1], strict=True)]
-        return self.row([*parts, self.part(chosen[-1])], chosen[-1])
+        return self.row([*parts, self.part(chosen[-1], untold=untold)], chosen[-1])
 
     def row(self, parts: Sequence[Part], target: int) -> Row:
         """A row with the group of its target."""
         return Row(tuple(parts), int(2 * self.language_of[target] + (len(parts) > 1)))
 
-    def part(self, utterance: int, drop_text: bool = False, hidden: bool = False) -> Part:
-        """Read one utterance, without its text if asked; a hidden one is a reference as at run time."""
+    def part(self, utterance: int, drop_text: bool = False, hidden: bool = False, untold: bool = False) -> Part:
+        """Read one utterance, without its text if asked (an untold one still teaches its phones); a hidden one is a
+        reference as at run time."""
+        drop_text, teaches = drop_text or untold, untold or not (hidden or drop_text)
         values = self._stores[self.store_of[utterance]].row(int(self.row_of[utterance]), self._columns)
         text_ids = values["text_ids"][:0] if drop_text else values["text_ids"]
         features = values.get("text_features")
         if features is not None:
             features = features.reshape(len(values["text_ids"]), -1)[: len(text_ids)]
         codes = values["codes"].reshape(int(self.frames[utterance]), -1)
-        phones = None if hidden or drop_text else self.phones(utterance)
-        reads = None if phones is None else self.reads.get(utterance)
+        phones = self.phones(utterance) if teaches else None
+        reads = None if phones is None or drop_text else self.reads.get(utterance)
         # What a model with phones is not told of teaches it nothing.
         return Part(text_ids, codes, features, phones, reads, hidden or (bool(self._phones) and phones is None))
 
@@ -193,12 +197,20 @@ class PromptDataset:
         nobody knows. Gives the number of utterances asked about so far, after each."""
         asked = 0
         for utterance in range(len(self)):
-            if self.phones(utterance) is None:
+            if self.phones(utterance) is None and not self._told(utterance):
                 part = self.part(utterance)
                 if found := labeller(part.text_ids, part.codes, part.text_features):
                     self._found[utterance], self.reads[utterance] = found
                 asked += 1
                 yield asked
+
+    def _told(self, utterance: int) -> bool:
+        """Whether a store says of its utterances what their phones are, if only that this one's are not known."""
+        number = int(self.store_of[utterance])
+        if number not in self._tells:
+            store = self._stores[number]
+            self._tells[number] = PHONES in store.columns and any(store.column(PHONES))
+        return self._tells[number]
 
     @property
     def unlabelled(self) -> np.ndarray:
@@ -218,7 +230,7 @@ class PromptDataset:
                 frames.append(of_frame)
         owners = aligner.align_all(units, said)
         found = zip(known, owners, frames, strict=True)
-        reads = {u: owner[of_frame].astype(np.int16) for u, owner, of_frame in found if owner is not None}
+        reads = {u: _from_the_start(owner[of_frame]) for u, owner, of_frame in found if owner is not None}
         self.reads |= reads
         return len(reads)
 
@@ -230,7 +242,15 @@ class PromptDataset:
         """How often each utterance is a target in an epoch, 1 on average: [len(self)]."""
         count = np.bincount(self.language_of).astype(np.float64)
         weights = (count ** (self.options.language_exponent - 1))[self.language_of]
-        if self._phones and not (unknown := self.unlabelled).all():
+        if self._phones:
+            unknown = self.unlabelled
+            if unknown.all():
+                raise UserError(
+                    "gpt_nothing_labelled",
+                    "Of none of the {count} utterances is known which sounds they hold: their texts do not fit their "
+                    "recordings, or they are in languages that the model does not read. Check the texts.",
+                    count=len(self),
+                )
             weights = np.where(unknown, 0.0, weights)
         share, recorded = self.options.share_recorded, self.recorded
         if share is not None and recorded.any() and not recorded.all():
@@ -358,26 +378,26 @@ def measure_unit_frames(dataset: PromptDataset, vocab: int, strength: float = 20
     """Speech frames that each text unit usually takes: float32 [vocab].
 
     Ridge regression of the lengths of the utterances on the counts of their units; `strength` counts as so many
-    sightings of the mean length, so that rare units stay near it. Solved for the units that occur, of very many the
-    `MOST_UNITS` commonest; the others get the mean.
+    sightings of the mean length, so that rare units stay near it; those that never occur get the mean.
     """
+    from scipy.sparse import csr_matrix, eye
+    from scipy.sparse.linalg import cg
+
     usual = dataset.frames_per_unit
-    sightings = np.zeros(vocab, np.int64)
-    for utterance in range(len(dataset)):
-        np.add.at(sightings, _known(dataset, utterance, vocab), 1)
-    units = np.sort(np.argsort(-sightings, kind="stable")[: min(MOST_UNITS, np.count_nonzero(sightings))])
-    place = np.full(vocab, len(units))
-    place[units] = np.arange(len(units))
-    gram, moment = strength * np.eye(len(units)), np.zeros(len(units))
-    for start in range(0, len(dataset), 2048):
-        rows = [_known(dataset, i, vocab) for i in range(start, min(start + 2048, len(dataset)))]
-        counts = np.stack([np.bincount(place[ids], minlength=len(units) + 1)[:-1] for ids in rows]).astype(np.float32)
-        gram += counts.T @ counts
-        totals = np.array([len(ids) for ids in rows])
-        moment += counts.T @ (dataset.frames[start : start + len(rows)] - usual * totals)
-    found = np.full(vocab, usual)
-    found[units] += np.linalg.solve(gram, moment)
-    return np.maximum(found, least).astype(np.float32)
+    texts = [_known(dataset, utterance, vocab) for utterance in range(len(dataset))]
+    ends = np.cumsum([0, *map(len, texts)])
+    units = np.concatenate(texts) if texts else np.zeros(0, np.int64)
+    counts = csr_matrix((np.ones(len(units)), units, ends), (len(texts), vocab))  # equal entries are added up
+    moment = counts.T @ (dataset.frames - usual * np.diff(ends))
+    more, _ = cg(counts.T @ counts + strength * eye(vocab), moment, rtol=1e-8)
+    return np.maximum(usual + more, least).astype(np.float32)
+
+
+def _from_the_start(reads: np.ndarray) -> np.ndarray:
+    """Speaking begins at the first unit, also where that one is silent: so does what is learned."""
+    reads = reads.astype(np.int16)
+    reads[:1] = 0
+    return reads
 
 
 def learn_alignment(dataset: PromptDataset, vocab: int, phones: int, samples: int = 20_000) -> UnitAligner:
@@ -393,13 +413,13 @@ def learn_alignment(dataset: PromptDataset, vocab: int, phones: int, samples: in
     return UnitAligner.train(units, said, vocab, phones)
 
 
-def phone_names(stores: Sequence[Rows], samples: int = 20_000) -> list[str]:
-    """The phones that occur in the stores (of each, `samples` rows are looked at), in alphabetical order."""
+def phone_names(stores: Sequence[Rows]) -> list[str]:
+    """The phones that occur in the stores, in alphabetical order."""
     found: set[str] = set()
     for store in stores:
         if PHONES in store.columns:
-            for row in np.random.default_rng(0).permutation(len(store))[:samples].tolist():
-                found.update(store.row(row, (PHONES,))[PHONES].split(" "))
+            for names in store.column(PHONES):
+                found.update(names.split(" "))
     return sorted(found - {""})
 
 

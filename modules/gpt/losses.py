@@ -38,8 +38,8 @@ class Scored:
     logits: list[Tensor]
 
     def mean(self) -> Tensor:
-        """Mean loss of what is to be predicted."""
-        return self.losses[self.valid].mean()
+        """Mean loss of what is to be predicted; 0 where nothing is."""
+        return self.losses[self.valid].sum() / self.valid.sum().clamp_min(1)
 
     def hits(self, most: int | None = None) -> tuple[Tensor, Tensor]:
         """Whether the likeliest code is the right one, and whether that counts: [N] bool each, or of the first `most`

@@ -128,8 +128,9 @@ class Pointer:
 
     @property
     def at_end(self) -> bool:
-        """Whether what is left of the text is at most a mark that nobody hears."""
-        return self.unit >= len(self.unit_frames) - 2
+        """Whether what is left of the text is at most a mark that nobody hears, and the unit before it was said."""
+        last = len(self.unit_frames) - 1
+        return self.unit >= last or (self.unit == last - 1 and self.held + 1 >= 0.5 * self.unit_frames[self.unit])
 
     @property
     def stuck(self) -> bool:

@@ -113,7 +113,7 @@ class GPTStage:
         for batch in self.validation.batches:
             batch = batch.to(device)
             self._measure(batch, sums)
-        measures = {name: total / max(count, 1) for name, (total, count) in sums.items()}
+        measures = {name: total / count for name, (total, count) in sums.items() if count}
         return measures | self._speak()
 
     def make_samples(self, folder: Path) -> Samples:

@@ -103,7 +103,6 @@ class UnitAligner:
         best = np.full((rows, longest + 1), _NEVER, np.float32)
         best[:, 0] = 0
         taken = np.zeros((unit_count, rows, longest + 1), np.int8)
-        scores = [best]
         for unit in range(unit_count):
             said = self.says[texts[:, unit, None], sounds]
             summed = np.concatenate([np.zeros((rows, 1), np.float32), said.cumsum(1)], 1)
@@ -115,7 +114,6 @@ class UnitAligner:
                 following[:, n:] = np.where(better, score, following[:, n:])
                 taken[unit][:, n:] = np.where(better, n, taken[unit][:, n:])
             best = following
-            scores.append(best)
         return [_owners(taken[: len(u), row], len(p)) for row, (u, p) in enumerate(zip(units, phones, strict=True))]
 
 

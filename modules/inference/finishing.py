@@ -19,6 +19,19 @@ _QUIET_DB = -42.0
 """Below the loudest frame by this much counts as silence at the edges."""
 _FRAME_SECONDS = 0.01
 _NOTHING = 1e-5
+_FLAT = 0.999
+
+
+def raw_levels(wav: np.ndarray) -> dict[str, float]:
+    """What finishing hides of the decoder's raw sound [S]: its peak, its root mean square, and the share of samples
+    that are flat against the peak, as the fields of `modules.inference.options.Segment`."""
+    sound = np.nan_to_num(wav.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    peak = float(np.abs(sound).max(initial=0.0))
+    return {
+        "raw_peak": peak,
+        "raw_rms": float(np.sqrt(np.mean(np.square(sound)))) if len(sound) else 0.0,
+        "raw_flat_share": float(np.mean(np.abs(sound) >= _FLAT * peak)) if peak > 0 else 0.0,
+    }
 
 
 def finish(wav: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -66,7 +66,8 @@ class Labeller:
         nearest[: there[0]], nearest[there[-1] + 1 :] = chosen[there[0]], chosen[there[-1]]
         said = np.where(chosen >= 0, phones[nearest], self._pause if self._pause >= 0 else phones[nearest])
         reads = units[nearest]
-        reads[: there[0]] = 0
+        reads[:1] = 0
+        reads[there[-1] + 1 :] = len(text_ids) - 1
         return Labels(said, reads)
 
     def _speak(self, text_ids: np.ndarray, frames: int, features: np.ndarray | None) -> tuple[np.ndarray, ...] | None:
@@ -80,5 +81,11 @@ class Labeller:
             return None
         phones, of_frame = runs(generated.phones.numpy())
         units = generated.reads.numpy()[np.searchsorted(of_frame, np.arange(len(phones)))]
-        keep = (phones != self._pause) & (self._class[phones] >= 0)
-        return (phones[keep], units[keep]) if keep.any() else None
+        keep = self._class[phones] >= 0
+        # Silence around the speech is found by the alignment; pauses inside are the text's.
+        voiced = np.flatnonzero(keep & (phones != self._pause))
+        if not len(voiced):
+            return None
+        keep[: voiced[0]] = False
+        keep[voiced[-1] + 1 :] = False
+        return phones[keep], units[keep]

@@ -94,6 +94,7 @@ class Segment:
         codes: int64 [T, K], what a frozen rendering starts from.
         seed: of this sentence, of the try that was kept.
         retries: how often it was spoken again because something was wrong with it.
+        raw_peak, raw_rms, raw_flat_share: of the decoder's sound before it was levelled, see `finishing.raw_levels`.
     """
 
     index: int
@@ -105,6 +106,9 @@ class Segment:
     codes: Tensor
     seed: int = 0
     retries: int = 0
+    raw_peak: float = 0.0
+    raw_rms: float = 0.0
+    raw_flat_share: float = 0.0
 
     def report(self) -> dict[str, Any]:
         """What is told and kept of the sentence, as plain JSON values."""

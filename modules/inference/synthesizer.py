@@ -136,7 +136,7 @@ class Synthesizer:
         for segment in segments:
             raw = self._sound(segment.codes, segment.text, style, median_hz, options, segment.seed)
             wav = finishing.finish(raw, self.sample_rate)
-            yield replace(segment, wav=wav, seconds=len(wav) / self.sample_rate)
+            yield replace(segment, wav=wav, seconds=len(wav) / self.sample_rate, **finishing.raw_levels(raw))
 
     def join(self, segments: Sequence[Segment], pause_seconds: float) -> np.ndarray:
         """One sound float32 [S] of all segments, with pauses between them."""
@@ -176,7 +176,8 @@ class Synthesizer:
             seconds = len(wav) / self.sample_rate
             seconds_done += seconds
             stopped_by = best.generated.stopped_by
-            yield Segment(index, total, sentence, wav, seconds, stopped_by, codes, best.seed, retries)
+            levels = finishing.raw_levels(raw)
+            yield Segment(index, total, sentence, wav, seconds, stopped_by, codes, best.seed, retries, **levels)
 
     def _attempts(
         self,

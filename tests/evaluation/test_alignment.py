@@ -53,6 +53,10 @@ def test_pooling_weighs_by_length_and_the_interval_holds_the_rate() -> None:
     assert pooled.low <= pooled.rate <= pooled.high
     assert pooled.insertions + pooled.deletions + pooled.substitutions == pytest.approx(pooled.rate)
     assert pooled_rate([]).rate == 0
+    many = [count for count in counts for _ in range(10)]
+    told = pooled_rate(many, clusters=[i // 10 for i in range(30)])
+    assert told.rate == pytest.approx(pooled.rate) and (told.low, told.high) == pytest.approx((pooled.low, pooled.high))
+    assert pooled_rate(many).high < told.high
 
 
 def test_the_nearest_of_a_closed_set() -> None:
@@ -64,6 +68,7 @@ def test_the_nearest_of_a_closed_set() -> None:
 
 def test_words_without_punctuation_and_labels_without_tones() -> None:
     assert plain_words("Don’t 'stop', Mr. O'Neil!") == ["don't", "stop", "mr", "o'neil"]
+    assert plain_words("हिन्दी, नमस्ते।") == ["हिन्दी", "नमस्ते"]
     assert without_tones(["a1", "n", "tʂʰ", "i5"]) == ["a", "n", "tʂʰ", "i"]
 
 

@@ -16,6 +16,7 @@ from modules.evaluation.failures.calibration import (
 )
 from modules.evaluation.failures.paths import JUMP_COST, walk
 from modules.evaluation.failures.rules import (
+    RawSound,
     is_clipped,
     is_repeated,
     is_runaway,
@@ -27,6 +28,7 @@ from modules.evaluation.failures.rules import (
     usual_seconds,
     words_gone_wrong,
 )
+from modules.inference.finishing import raw_levels
 
 PHONES = tuple("pbtdkɡmnfvszʃʒhlrjwieæɑɔuoaʌə")
 RATE = 16000
@@ -109,6 +111,43 @@ def test_no_end_no_speech_and_full_scale() -> None:
     assert usual_seconds("h a l o".split()) < usual_seconds("m a l o".split())
 
 
+def test_of_a_short_text_all_and_of_a_long_one_a_clause_is_lost() -> None:
+    short = list("ptk")
+    assert judge_output(_voice(1.0), RATE, 1.0, (), short, ["m", "n"]).lost
+    assert not judge_output(_voice(1.0), RATE, 1.0, (), short, ["p", "n"]).lost
+    assert judge_output(_voice(1.0), RATE, 1.0, (), short, short * 2).repeated
+    assert not judge_output(_voice(1.0), RATE, 1.0, (), ["a"], ["a"]).lost
+    long = _sentence(3, 260)
+    assert run_threshold(260) == 12 and words_gone_wrong(long, long) == (0, 0)
+    assert judge_output(_voice(1.0), RATE, 1.0, (), long, long[:100] + long[150:]).lost
+    assert judge_output(_voice(1.0), RATE, 1.0, (), long, long[:145] + long[100:]).repeated
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_swallowed_everywhere_and_babble_behind_are_failures(seed: int) -> None:
+    phones = _sentence(seed)
+    swallowed = [phone for i, phone in enumerate(phones) if i % 10 < 5]
+    assert judge_output(_voice(3.0), RATE, 3.0, ("eos",), phones, swallowed).lost
+    assert judge_output(_voice(3.0), RATE, 3.0, ("eos",), phones, _sentence(seed + 50)).lost
+    babble = _sentence(seed + 90, 80)
+    for tail in (12, 40, 80):
+        heard = _misheard(phones, seed, 0.05) + babble[:tail]
+        assert judge_output(_voice(3.0), RATE, 3.0, ("eos",), phones, heard).runaway, tail
+    assert not judge_output(_voice(3.0), RATE, 3.0, ("eos",), phones, _misheard(phones, seed)).runaway
+
+
+def test_what_levelling_hides_is_told_by_the_raw_sound() -> None:
+    wav = _voice(2.0)
+    assert is_silent(wav, RATE, 2.0, RawSound(0.002, 0.0005, 0.0)) and not is_silent(
+        wav, RATE, 2.0, RawSound(0.5, 0.1, 0)
+    )
+    assert is_clipped(wav, RawSound(0.8, 0.1, 0.01)) and is_clipped(wav, RawSound(1.0, 0.1, 0.0))
+    assert not is_clipped(wav, RawSound(0.8, 0.1, 0.0001))
+    flat = raw_levels(np.clip(3 * wav, -0.5, 0.5))
+    assert flat["raw_peak"] == pytest.approx(0.5) and flat["raw_flat_share"] > 0.1
+    assert raw_levels(np.zeros(0, np.float32)) == {"raw_peak": 0.0, "raw_rms": 0.0, "raw_flat_share": 0.0}
+
+
 def test_without_an_ear_words_are_not_judged() -> None:
     verdict = judge_output(_voice(2.0), RATE, 2.0, ("eos",), _sentence(0), None)
     assert verdict.lost is None and verdict.repeated is None and not (verdict.runaway or verdict.silent)
@@ -131,7 +170,8 @@ class _Ear:
 def _specimen(seed: int) -> Specimen:
     phones = _sentence(seed, 30)
     levels = [(PHONES.index(phone) + 10) / 100 for phone in phones]
-    wav = np.repeat(np.array(levels, np.float32), _Ear.step)
+    # Each phone fades a little: a sound that is flat at its peak would be a clipped one.
+    wav = np.outer(np.array(levels, np.float32), np.linspace(1, 0.9, _Ear.step, dtype=np.float32)).reshape(-1)
     return Specimen("en", wav, RATE, tuple(phones), np.arange(1, 31) * _Ear.step)
 
 

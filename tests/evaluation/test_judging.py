@@ -270,6 +270,7 @@ def test_phones_are_judged_by_any_recogniser(judge: Judge) -> None:
 
     class Deaf:
         sample_rate = 16000
+        languages = ("en", "de")
 
         def hear(self, wavs: list[np.ndarray]) -> list[list[str]]:
             return [["a", "b"] for _ in wavs]

@@ -201,4 +201,4 @@ def test_an_end_that_is_only_guessed_needs_a_longer_tail() -> None:
         return next(n for n in range(1, 100) if watch.add(QUIET).stopped_by == "eos")
 
     assert frames(Pointer([3.0, 3.0, 3.0], unit=2)) == GUARDED.tail_frames
-    assert frames(Pointer([3.0, 3.0, 3.0], unit=1)) == 2 * GUARDED.tail_frames
+    assert frames(Pointer([3.0, 3.0, 3.0], unit=1, held=2)) == 2 * GUARDED.tail_frames

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from modules.config import GPTConfig
 from modules.data.features import open_store
 from modules.data.store import StoreWriter
-from modules.errors import ConfigError
+from modules.errors import ConfigError, UserError
 from modules.gpt.dataset import MixOptions, PromptDataset, phone_names
 from modules.gpt.decode import DecodeOptions, Decoder, PromptReference, build_prompts
 from modules.gpt.patterns import IGNORED, Pattern
@@ -168,10 +168,26 @@ def test_rows_know_the_phones_of_their_store(told_store):
         arrange([row.parts], PATTERN)
     assert prompted > 15
     assert data.unlabelled.tolist() == [False] * 5 + [True] and data.target_weights().tolist() == [1.2] * 5 + [0.0]
-    for _ in data.label(lambda ids, codes, features: (np.zeros(len(codes), np.int64), np.zeros(len(codes), np.int64))):
-        pass
-    assert not data.unlabelled.any() and not data.part(5).phones.any() and data.target_weights().tolist() == [1.0] * 6
+    assert list(data.label(lambda *_: pytest.fail("the store tells that nobody knows"))) == []
     some = PromptDataset([told_store], "train", MixOptions(), pattern=PATTERN, phones=names[:1])
     assert {IGNORED, 0} >= {int(k) for n in range(5) for k in some.part(n).phones}
     without = PromptDataset([told_store], "train", MixOptions())
     assert without.part(0).phones is None
+
+
+def test_a_store_that_tells_of_no_phones_is_labelled(store_folder):
+    data = PromptDataset([store_folder], "train", MixOptions(), pattern=PATTERN, phones=["p0", "p1"])
+    with pytest.raises(UserError) as error:
+        data.target_weights()
+    assert error.value.code == "gpt_nothing_labelled"
+    refused = data.text_ids(3)[0]
+
+    def labels(text_ids, codes, features):
+        if text_ids[0] == refused:
+            return None
+        return np.ones(len(codes), np.int64), np.zeros(len(codes), np.int64)
+
+    assert list(data.label(labels)) == list(range(1, len(data) + 1))
+    assert data.unlabelled.sum() == 1 and (data.target_weights() == 0).sum() == 1
+    assert data.part(0).phones.tolist() == [1] * len(data.part(0).codes) and not data.part(0).hidden
+    assert data.part(3).hidden

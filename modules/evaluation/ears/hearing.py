@@ -1,6 +1,6 @@
 """What the judge's recogniser heard, remembered, and how far it can be believed in each language."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +64,19 @@ class Ear:
             if error > DEAF:
                 return f"the judge's recogniser gets {100 * error:.0f} % of source audio in {language} wrong"
             return ""
+        if self.calibration is None and not self.languages:
+            return "nobody measured which languages the judge's recogniser knows; run tools.evaluate calibrate"
         known = tuple(self.calibration.languages) if self.calibration is not None else self.languages
         return "" if language in known else f"the judge's recogniser was not trained on {language}"
 
     def floor(self, language: str) -> dict | None:
-        """Stored rates on source audio of the written sentences (see `Calibration`), None where not measured."""
+        """Stored rates on source audio (see `Calibration`), None where not measured."""
         return self.calibration.languages.get(language) if self.calibration is not None else None
+
+    def knows_sentences(self, keys: Collection[str]) -> bool:
+        """Whether the stored error was measured on all of these sentences, so that it is their floor."""
+        measured = set(self.calibration.sentences) if self.calibration is not None else set()
+        return bool(keys) and measured.issuperset(keys)
 
 
 def open_ear(judge: Judge) -> Ear:
@@ -78,8 +85,6 @@ def open_ear(judge: Judge) -> Ear:
     Raises:
         UserError: weights_missing, weights_unreadable, weights_wrong_stage for the one that is given.
     """
-    from modules.evaluation.recognizer_training import LANGUAGE_TAGS
-
     ledger = judge.ledger("heard")
     try:
         recognizer = judge.recognizer
@@ -89,4 +94,4 @@ def open_ear(judge: Judge) -> Ear:
         return Ear(None, None, (), ledger, reason=str(error))
     path: Path | None = judge.options.recognizer
     identity = file_hash(path) if path and path.is_file() else "given"
-    return Ear(recognizer, read_calibration(path, identity), tuple(LANGUAGE_TAGS), ledger, identity)
+    return Ear(recognizer, read_calibration(path, identity), tuple(recognizer.languages), ledger, identity)

@@ -20,13 +20,21 @@ import numpy as np
 from modules.audio.resample import resample
 from modules.checkpoint import write_atomic
 from modules.evaluation.alignment import EditCounts, count_edits, pooled_rate, without_tones
-from modules.evaluation.failures.rules import HEARD_KINDS, KINDS, judge_output, run_threshold, usual_seconds
+from modules.evaluation.failures.rules import KINDS, judge_output, raw_sound, run_threshold, usual_seconds
 from modules.evaluation.results import Progress, silent
 
-PLANTS = ("lost", "lost, shortest", "repeated", "repeated, shortest", "runaway", "silent", "too short", "clipped")
+PLANTS = (
+    "lost", "lost, shortest", "lost, scattered", "repeated", "repeated, shortest", "runaway", "runaway, babble 0.3",
+    "runaway, babble 1", "silent", "too short", "clipped",
+)  # fmt: skip
 """What is planted; the part before the comma is the kind that must be told. "shortest": exactly as many phones as the
-rule asks for, else a quarter of the sentence, at least eight phones."""
+rule asks for, else a quarter of the sentence, at least eight phones. "scattered": five phones of every ten. "babble": a
+tail of the sentence's own syllables in disorder, so many times as long as the sentence."""
+EITHER = "lost_or_repeated"
 _KIND_OF = {"too short": "silent"}
+_WITHOUT_EAR = ("silent", "clipped")
+_SCATTERED = 5
+_SYLLABLE_SECONDS = 0.16
 _EDGE = 2
 """Phones at both ends of a sentence that a plant leaves alone."""
 
@@ -44,10 +52,16 @@ class Specimen:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Rates by language: `error` and `toneless` (see `ErrorRate`), `false_alarms` and `hits` as [seen, of]."""
+    """Rates by language: `error` and `toneless` (see `ErrorRate`), `false_alarms` and `hits` as [seen, of].
+
+    Args:
+        recognizer: hash of its weights.
+        sentences: keys of the written sentences among what was measured; their error stands for no others.
+    """
 
     recognizer: str
     languages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sentences: tuple[str, ...] = ()
 
 
 class Hearing(Protocol):
@@ -70,7 +84,7 @@ def read_calibration(recognizer: Path | None, identity: str) -> Calibration | No
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        calibration = Calibration(found["recognizer"], found["languages"])
+        calibration = Calibration(found["recognizer"], found["languages"], tuple(found.get("sentences", ())))
     except (ValueError, KeyError, TypeError):
         return None
     return calibration if calibration.recognizer == identity else None
@@ -88,19 +102,21 @@ def calibrate(
     """Measure the rules on source audio as it is and with planted failures."""
     errors: dict[str, list[EditCounts]] = defaultdict(list)
     plain: dict[str, list[EditCounts]] = defaultdict(list)
-    alarms: dict[str, dict[str, list[int]]] = defaultdict(lambda: {kind: [0, 0] for kind in KINDS})
+    alarms: dict[str, dict[str, list[int]]] = defaultdict(lambda: {kind: [0, 0] for kind in (*KINDS, EITHER)})
     hits: dict[str, dict[str, list[int]]] = defaultdict(lambda: {name: [0, 0] for name in PLANTS})
     specimens = list(specimens)
     for number, specimen in enumerate(specimens):
         language = specimen.language
-        heard = _hear(recognizer, specimen, specimen.wav)
+        heard, told = _hear(recognizer, specimen, specimen.wav), {}
         errors[language].append(count_edits(heard, specimen.phones))
         plain[language].append(count_edits(without_tones(heard), without_tones(specimen.phones)))
         for kind in KINDS:
-            _count(alarms[language][kind], _told(specimen, specimen.wav, heard, kind))
+            told[kind] = _told(specimen, specimen.wav, heard, kind)
+            _count(alarms[language][kind], told[kind])
+        _count(alarms[language][EITHER], told["lost"] or told["repeated"])
         for name, wav in planted(specimen, number).items():
             kind = kind_of(name)
-            heard = _hear(recognizer, specimen, wav) if kind in HEARD_KINDS else None
+            heard = None if kind in _WITHOUT_EAR else _hear(recognizer, specimen, wav)
             _count(hits[language][name], _told(specimen, wav, heard, kind))
         progress("calibrating", number + 1, len(specimens))
     return Calibration(
@@ -133,12 +149,26 @@ def planted(specimen: Specimen, seed: int) -> dict[str, np.ndarray]:
             found["lost" + name] = np.concatenate([wav[:start], wav[end:]])
             found["repeated" + name] = np.concatenate([wav[:end], wav[start:]])
     loud = float(np.abs(wav).max(initial=1e-6))
+    if count >= 4 * _SCATTERED:
+        ends = [0, *specimen.ends.tolist()]
+        kept = [wav[ends[i] : ends[i + 1]] for i in range(count) if i % (2 * _SCATTERED) < _SCATTERED]
+        found["lost, scattered"] = np.concatenate(kept)
+    for share in (0.3, 1.0):
+        found[f"runaway, babble {share:g}"] = np.concatenate([wav, _babble(specimen, share, rng)])
     noise = 0.1 * loud * rng.standard_normal(2 * len(wav) + 2 * specimen.sample_rate).astype(np.float32)
     found["runaway"] = np.concatenate([wav, noise])
     found["silent"] = wav * np.float32(1e-4 / loud)
     found["too short"] = wav[: len(wav) // 5]
     found["clipped"] = np.clip(wav * np.float32(1.5 / loud), -1, 1)
     return found
+
+
+def _babble(specimen: Specimen, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Pieces of the sentence backwards and in disorder, `share` times as long as it."""
+    size = max(1, round(_SYLLABLE_SECONDS * specimen.sample_rate))
+    pieces = [specimen.wav[start : start + size][::-1] for start in range(0, len(specimen.wav), size)]
+    mixed = np.concatenate([pieces[i] for i in rng.permutation(len(pieces))])
+    return mixed[: round(share * len(specimen.wav))]
 
 
 def _stretch(specimen: Specimen, length: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -152,7 +182,8 @@ def _hear(recognizer: Hearing, specimen: Specimen, wav: np.ndarray) -> list[str]
 
 def _told(specimen: Specimen, wav: np.ndarray, heard: list[str] | None, kind: str) -> bool:
     usual = usual_seconds(specimen.phones)
-    return bool(getattr(judge_output(wav, specimen.sample_rate, usual, (), specimen.phones, heard), kind))
+    verdict = judge_output(wav, specimen.sample_rate, usual, (), specimen.phones, heard, raw_sound(wav))
+    return bool(getattr(verdict, kind))
 
 
 def _count(pair: list[int], told: bool) -> None:

@@ -7,17 +7,21 @@ only written, the false alarms that the calibration found in their languages.
 from collections import defaultdict
 from typing import Any
 
-from modules.evaluation.failures.rules import HEARD_KINDS, KINDS, Verdict, judge_output, usual_seconds
+from modules.data.store import entry_key
+from modules.evaluation.failures.calibration import EITHER
+from modules.evaluation.failures.rules import KINDS, Verdict, judge_output, raw_sound, usual_seconds
 from modules.evaluation.judging import GROUPS, Judge, Request
 from modules.evaluation.results import Finding, Table
-from modules.evaluation.shares import Share, share_of
+from modules.evaluation.shares import clustered_share, shown_share
 from modules.evaluation.speaking import Spoken
 from modules.inference.finishing import trim
 from modules.text.sentences import estimate_seconds
 
+RULES = "2"
+"""Part of the key of a verdict; goes up when a rule changes."""
 _NOTE = (
-    "In brackets: 95 % interval, and failures of sentences. Floor: the same rule on source audio. Lost and repeated "
-    "are told where the recogniser knows the language."
+    "In brackets: 95 % interval over voices, and failures of sentences. Floor: the same rule on source audio, of the "
+    "sentences that were judged. Lost and repeated are told where the recogniser knows the language."
 )
 
 
@@ -47,7 +51,8 @@ def verdict_of(judge: Judge, request: Request, output: Spoken) -> Verdict:
     if sentence.phones and not judge.ear.deaf(sentence.language):
         heard = judge.ear.hear(output.key, output.wav)
     rate = judge.speaker.synthesizer.sample_rate
-    return judge_output(output.wav(rate), rate, length_of(judge, request), output.stopped_by, sentence.phones, heard)
+    usual = length_of(judge, request)
+    return judge_output(output.wav(rate), rate, usual, output.stopped_by, sentence.phones, heard, output.raw)
 
 
 def length_of(judge: Judge, request: Request) -> float:
@@ -76,8 +81,10 @@ def _items(judge: Judge, group: str, guards: str) -> list[dict[str, Any]]:
                 **{kind: getattr(verdict, kind) for kind in KINDS},
                 "lost_phones": verdict.lost_phones,
                 "again_phones": verdict.again_phones,
+                "extra_phones": verdict.extra_phones,
+                EITHER: None if verdict.lost is None else verdict.lost or verdict.repeated,
                 "phones": len(sentence.phones),
-                "floor": _floor(judge, request),
+                "source": _floor(judge, request),
             }
         )
         judge.progress(f"looking for failures, {group} voices", len(items), len(judge.requests[group]))
@@ -88,30 +95,31 @@ def _floor(judge: Judge, request: Request) -> dict[str, Any] | None:
     """The verdict on source audio; for written sentences the share of false alarms; None where neither is known."""
     sentence = request.sentence
     if not sentence.has_sound:
-        stored = judge.ear.floor(sentence.language)
+        stored = judge.ear.floor(sentence.language) if judge.ear.knows_sentences([sentence.key]) else None
         alarms = stored["false_alarms"] if stored else {}
         return {kind: seen / of for kind, (seen, of) in alarms.items() if of} or None
     ledger = judge.ledger("source_verdicts")
-    key = f"{judge.ear.identity}:{sentence.key}"
+    key = entry_key("rules", RULES, judge.ear.identity, sentence.key)
     found = ledger.get(key)
     if found is None:
         deaf = bool(judge.ear.deaf(sentence.language)) or not sentence.phones
         heard = None if deaf else judge.ear.hear(sentence.key, lambda rate: judge.reader.wav(sentence, rate))
         wav = judge.reader.wav(sentence, 16000)
-        verdict = judge_output(wav, 16000, length_of(judge, request), (), sentence.phones, heard)
-        found = ledger.put(key, {kind: getattr(verdict, kind) for kind in KINDS})
+        usual = length_of(judge, request)
+        verdict = judge_output(wav, 16000, usual, (), sentence.phones, heard, raw_sound(wav))
+        either = None if verdict.lost is None else verdict.lost or verdict.repeated
+        found = ledger.put(key, {**{kind: getattr(verdict, kind) for kind in KINDS}, EITHER: either})
     return found
 
 
 def _rates(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """By kind: the share with its interval over voices, and the floor of the sentences that have a verdict."""
     rates = {}
-    for kind in KINDS:
-        floors = [item["floor"][kind] for item in items if item["floor"] and item["floor"].get(kind) is not None]
-        share = share_of(item[kind] for item in items)
-        rates[kind] = {**share.values(), "floor": sum(floors) / len(floors) if floors else None}
-    heard = [item for item in items if item["lost"] is not None]
-    either = share_of(item["lost"] or item["repeated"] for item in heard)
-    rates["lost_or_repeated"] = {**either.values(), "floor": None}
+    for kind in (*KINDS, EITHER):
+        judged = [item for item in items if item[kind] is not None]
+        floors = [item["source"][kind] for item in judged if item["source"] and item["source"].get(kind) is not None]
+        share = clustered_share([item[kind] for item in judged], [item["voice"] for item in judged])
+        rates[kind] = {**share, "floor": sum(floors) / len(floors) if floors else None}
     return rates
 
 
@@ -122,10 +130,10 @@ def _table(name: str, found: dict[str, Any]) -> Table:
     parts.update(found["languages"])
     for part, rates in parts.items():
         cells = []
-        for kind in KINDS:
-            share, floor = Share(rates[kind]["count"], rates[kind]["of"]), rates[kind]["floor"]
-            told = f"; floor {100 * floor:.1f} %" if floor is not None and kind in HEARD_KINDS and share.of else ""
-            cells.append(f"{share}{told}")
+        for kind in (*KINDS, EITHER):
+            share, floor = rates[kind], rates[kind]["floor"]
+            told = f"; floor {100 * floor:.1f} %" if floor is not None and share["of"] else ""
+            cells.append(f"{shown_share(share)}{told}")
         rows.append((part, *cells))
     title = {"default": "Failures", "on": "Failures, guards on", "off": "Failures, guards off"}[name]
-    return Table(title, ("sentences", *KINDS), tuple(rows), _NOTE)
+    return Table(title, ("sentences", *KINDS, "lost or repeated"), tuple(rows), _NOTE)

@@ -1,35 +1,58 @@
 """Source audio whose phones and their timing are certain: written sentences spoken by eSpeak NG, and corpus clips."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from modules.corpus.espeak import SAMPLE_RATE, VoiceSettings
+from modules.corpus.espeak import SAMPLE_RATE
 from modules.corpus.phones import PAUSE
+from modules.corpus.splits import FILE_NAME as SPLITS_FILE
+from modules.corpus.voices import VoiceSet, make_voices
 from modules.data.store import FeatureStore
 from modules.evaluation.clips import corpus_clips, in_order, sentences
 from modules.evaluation.failures.calibration import Specimen
 from modules.evaluation.sets.readings import PhoneReader
 from modules.evaluation.sets.shipped import load_set
 
-VOICES = (
-    VoiceSettings("m4", 150, 42, 45),
-    VoiceSettings("f5", 170, 60, 55),
-    VoiceSettings("m8", 160, 30, 50),
-    VoiceSettings("f1", 155, 68, 60),
-)
+VOICES_SEED = 1
+"""Corpora are built from seed 0 by default; voices that another seed invents are in none of them."""
 VOICES_PER_SENTENCE = 2
 LEAST_PHONES = 12
 
 
-def spoken_specimens(reader: PhoneReader, languages: tuple[str, ...] = ()) -> Iterator[Specimen]:
-    """The written sentences, each in two of `VOICES`."""
+def unseen_voices(corpora: Sequence[Path] = ()) -> VoiceSet:
+    """Voices to calibrate with: held out of the voice set of `VOICES_SEED`, and not among the training voices of any of
+    the corpora."""
+    heard: set[str] = set()
+    for folder in corpora:
+        path = Path(folder) / SPLITS_FILE
+        if path.is_file():
+            heard |= set(json.loads(path.read_text(encoding="utf-8"))["speakers"].get("train", ()))
+    found = make_voices(VOICES_SEED)
+    stock = {name for name, split in _stock_splits(make_voices(0)).items() if split != "test"}
+    kept = [
+        speaker
+        for speaker in found.of_split("test")
+        if speaker.name not in heard and speaker.settings.variant not in stock
+    ]
+    used = {speaker.settings.variant for speaker in kept}
+    return VoiceSet(tuple(kept), {name: text for name, text in found.variants.items() if name in used})
+
+
+def _stock_splits(voices: VoiceSet) -> dict[str, str]:
+    return {s.settings.variant: s.split for s in voices.speakers if s.settings.variant not in voices.variants}
+
+
+def spoken_specimens(reader: PhoneReader, languages: tuple[str, ...], voices: VoiceSet) -> Iterator[Specimen]:
+    """The written sentences, each in two of the voices."""
+    speakers = voices.speakers
     for number, entry in enumerate(load_set("plain")):
         if languages and entry["language"] not in languages:
             continue
         for turn in range(VOICES_PER_SENTENCE):
-            voice = VOICES[(number + turn * 2 + turn) % len(VOICES)]
+            voice = speakers[(VOICES_PER_SENTENCE * number + turn) % len(speakers)].settings
             speech = reader.speak(entry.get("reading") or entry["text"], entry["language"], voice)
             if speech is not None and len(speech.samples):
                 wav = speech.samples.astype(np.float32) / 32768

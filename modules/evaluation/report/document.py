@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modules.checkpoint import file_hash, load_weights, write_atomic
+from modules.checkpoint import write_atomic
 from modules.evaluation.ears.hearing import SHOWN
-from modules.evaluation.failures.rules import KINDS
+from modules.evaluation.failures.calibration import EITHER
+from modules.evaluation.failures.rules import HEARD_KINDS, KINDS
 from modules.evaluation.judging import Judge
 from modules.evaluation.results import plain
 
@@ -18,12 +19,14 @@ people."""
 _PART_OF_KEY = {
     "f0_correlation": "sound", "f0_correlation_female": "sound", "f0_correlation_male": "sound",
     "band_difference_db": "sound", "similarity": "voices", "similarity_same": "voices",
-    "similarity_different": "voices", "identified": "voices", "identified_of": "voices", "token_ratio": "drift",
+    "similarity_different": "voices", "similarity_one_output": "voices",
+    "identified": "voices", "identified_of": "voices", "token_ratio": "drift",
     "token_drift_by_length": "drift", "token_drift_by_place": "drift", "copy_distance": "copies",
     "copy_distance_posterior": "copies", "real_time_factor": "failures", "plausible_rate": "plausible",
     "switching_rate": "switching", "melody_rate": "melody", "melody_contrast_rate": "melody", "leak_rate": "leak",
     "leak_chance": "leak", "similarity_lost_telephone": "robust_references",
-    "similarity_lost_noise": "robust_references", **{f"{kind}_rate": "failures" for kind in KINDS},
+    "similarity_lost_noise": "robust_references", "failures_not_heard": "failures",
+    **{f"{kind}_rate": "failures" for kind in (*KINDS, EITHER)},
 }  # fmt: skip
 KEYS = tuple(_PART_OF_KEY)
 
@@ -78,6 +81,7 @@ def build(judge: Judge, findings: Mapping[str, dict[str, Any]], reasons: Mapping
         "floors": document.floors,
         "without_guards": _without_guards(judge, findings.get("failures")),
         "not_measured": document.not_measured,
+        "refused": list(judge.refused.values()),
     }
 
 
@@ -89,13 +93,7 @@ def write_document(path: Path, document: dict[str, Any]) -> Path:
 
 def model_files(judge: Judge) -> dict[str, Any]:
     """What was judged: stage, step and hash of each weight file that was used."""
-    options, files = judge.options, {}
-    paths = {path.stem: path for path in sorted(options.models.glob("*.safetensors"))}
-    paths |= {name: path for name, path in (("gpt", options.gpt), ("vits2", options.vits2)) if path}
-    for name, path in paths.items():
-        lineage = load_weights(path).lineage
-        files[name] = {"file": path.name, "stage": lineage.stage, "step": lineage.step, "sha256": file_hash(path)}
-    return {"folder": options.models.name, "files": files}
+    return {"folder": judge.options.models.name, "files": judge.weight_files}
 
 
 def _judge(judge: Judge) -> dict[str, Any]:
@@ -125,6 +123,8 @@ def _languages(judge: Judge, found: dict[str, Any] | None, document: Document) -
         else:
             group = next(g for g in groups if found[g][language] is entry)
             languages[language] = _heard(group, entry)
+            heard = {g: found[g][language] for g in groups if found[g][language].get("output")}
+            languages[language]["error_by_group"] = {g: _error_of(one) for g, one in heard.items()}
         languages[language] |= _words(language, found)
     return languages
 
@@ -134,11 +134,16 @@ def _unheard(reason: str) -> dict[str, Any]:
     return {**nothing, "count": 0, "shown": False, "reason": reason}
 
 
+def _error_of(entry: dict[str, Any]) -> dict[str, Any]:
+    output, floor = entry["output"], entry.get("floor")
+    told = {"error": output["rate"], "low": output["low"], "high": output["high"], "count": output["items"]}
+    return {**told, "error_toneless": entry["plain"]["rate"], "floor": floor["rate"] if floor else None}
+
+
 def _heard(group: str, entry: dict[str, Any]) -> dict[str, Any]:
     output, floor = entry["output"], entry.get("floor")
     plain_floor = entry.get("plain_floor")
-    # Tones count for the error; whether the ear is good enough is asked of its phones, as the toneless floor tells.
-    shown = plain_floor is not None and plain_floor["rate"] <= SHOWN
+    shown = floor is not None and floor["rate"] <= SHOWN
     reason = "" if shown else "the floor is unknown" if floor is None else "the floor is above 10 %"
     return {
         "error": output["rate"],
@@ -159,7 +164,7 @@ def _words(language: str, found: dict[str, Any]) -> dict[str, Any]:
     if whisper:
         floor = whisper.get("floor")
         return {
-            "word_error": whisper["words"]["rate"],
+            "word_error": whisper["words"]["rate"] if "words" in whisper else None,
             "character_error": whisper["characters"]["rate"],
             "character_floor": floor["rate"] if floor else None,
             "words_by": "whisper",
@@ -183,9 +188,10 @@ def _failures(found: dict[str, Any] | None, document: Document) -> None:
     if found is None:
         return
     first = next(iter(found.values()))
-    for kind in KINDS:
+    document.figures["failures_not_heard"] = sum(item["lost"] is None for item in first["items"])
+    for kind in (*KINDS, EITHER):
         why = ""
-        if kind in ("lost", "repeated") and found["deaf"]:
+        if kind in (*HEARD_KINDS, EITHER) and found["deaf"]:
             why = next(iter(found["deaf"].values()))
         document.put(f"{kind}_rate", first[kind]["rate"], why, first[kind])
     document.put("real_time_factor", first["real_time_factor"])
@@ -194,7 +200,12 @@ def _failures(found: dict[str, Any] | None, document: Document) -> None:
 def _without_guards(judge: Judge, found: dict[str, Any] | None) -> dict[str, Any] | None:
     if found is None or judge.options.guards != "both":
         return None
-    return {f"{kind}_rate": found["off"][kind]["rate"] for kind in KINDS}
+    rates = {f"{kind}_rate": found["off"][kind] for kind in (*KINDS, EITHER)}
+    return {
+        **{key: share["rate"] for key, share in rates.items()},
+        "intervals": {key: [share["low"], share["high"]] for key, share in rates.items() if share["of"]},
+        "counts": {key: [share["count"], share["of"]] for key, share in rates.items() if share["of"]},
+    }
 
 
 def _voices(findings: Mapping[str, dict[str, Any]], document: Document) -> None:
@@ -210,19 +221,30 @@ def _put_sound(found: dict[str, Any], document: Document) -> None:
     for key, name in (("", "all"), ("_female", "female"), ("_male", "male")):
         pitch = found["pitch"].get(name)
         reason = few if pitch else f"the references do not tell who is {name}"
-        document.put(f"f0_correlation{key}", pitch and pitch["correlation"], reason)
-    document.put("band_difference_db", max(found["band_difference_db"], key=abs))
+        document.put(f"f0_correlation{key}", pitch and pitch["correlation"], reason, _ends(pitch))
+    bands = [value for value in found["band_difference_db"] if value is not None]
+    document.put("band_difference_db", max(bands, key=abs, default=None), "no band that the references hold")
+
+
+def _ends(found: dict[str, Any] | None, prefix: str = "") -> dict[str, Any]:
+    """The interval of a figure."""
+    return {"low": found[f"{prefix}low"], "high": found[f"{prefix}high"]} if found else {}
 
 
 def _put_voices(found: dict[str, Any], document: Document) -> None:
     outputs, recordings = found.get("outputs"), found.get("recordings")
-    document.put("similarity", outputs and outputs["same"])
+    # Like with like: one clip against other clips of the voice, of outputs as of recordings.
+    one = found.get("one output")
+    document.put("similarity", outputs and outputs["same"], "", _ends(outputs))
+    document.put("similarity_one_output", one and one["same"], "", _ends(one))
     alone = "every voice has one clip alone, so that there is no other to compare it with"
     same = recordings["same"] if recordings and found["alone"] < len(found["speakers"]) else None
-    document.put("similarity_same", same, alone)
-    document.put("similarity_different", recordings and recordings["different"])
+    document.put("similarity_same", same, alone, _ends(recordings))
+    different = recordings and recordings["different"]
+    document.put("similarity_different", different, "fewer than two voices", _ends(recordings, "different_"))
     enough = outputs and outputs["line_up"] >= 2
-    document.put("identified", outputs["identified"] if enough else None, "fewer than two voices")
+    identified = outputs["identified"] if enough else None
+    document.put("identified", identified, "fewer than two voices", _ends(outputs, "identified_"))
     document.put("identified_of", outputs["line_up"] if enough else None, "fewer than two voices")
 
 

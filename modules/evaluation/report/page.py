@@ -77,23 +77,35 @@ def write_page(
 
 
 def outputs_of(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Every output once, worst first: what any part found about it, under the name of its wav."""
+    """Every output once, failures first, then by error: what any part found about it, under the name of its wav."""
     found: dict[str, dict[str, Any]] = {}
     for finding in findings:
         for place, values in (("", finding.values), *finding.values.items()):
             if isinstance(values, Mapping) and isinstance(values.get("items"), list):
+                guards = "off" if finding.part == "failures" and place == "off" else ""
                 for item in values["items"]:
-                    if item.get("wav") and "text" in item:
-                        guards = "off" if finding.part == "failures" and place == "off" else ""
-                        known = found.setdefault(item["wav"], {"part": finding.part, "guards": guards})
-                        known |= {key: value for key, value in item.items() if value is not None}
+                    for wav in _wavs_of(item):
+                        known = found.setdefault(wav, {"part": finding.part, "guards": guards})
+                        told = {
+                            k: v
+                            for k, v in item.items()
+                            if v is not None and not (k == "floor" and isinstance(v, Mapping))
+                        }
+                        known |= {**told, "wav": wav, "text": item.get("text", item.get("voice", ""))}
     for item in found.values():
         item["tags"] = [kind for kind in KINDS if item.get(kind) is True]
         item["tags"] += [item["why"]] if item.get("why") else []
         item.setdefault("language", item.get("pair", "-"))
         if "error" not in item and isinstance(item.get("errors"), Mapping):
             item["error"] = max(item["errors"].values())
-    return sorted(found.values(), key=lambda item: (-item.get("error", -1.0), -len(item["tags"]), item["wav"]))
+    return sorted(found.values(), key=lambda item: (-len(item["tags"]), -item.get("error", -1.0), item["wav"]))
+
+
+def _wavs_of(item: Mapping[str, Any]) -> list[str]:
+    """The outputs of an item: one, the two of a pair, or some of each version of a reference."""
+    several = item.get("wavs") or ()
+    lists = several.values() if isinstance(several, Mapping) else [several]
+    return [item["wav"]] if item.get("wav") else [wav for wavs in lists for wav in wavs]
 
 
 def _copy(folder: Path, wav: Path) -> None:

@@ -4,6 +4,7 @@ What the recogniser hears in the reference's own recording is looked for in what
 the text itself explains. Chance is the same search for the words of other references.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +12,16 @@ from modules.evaluation.alignment import without_tones
 from modules.evaluation.clips import Clip
 from modules.evaluation.failures.paths import JUMP_COST, walk
 from modules.evaluation.failures.rules import solid_matches
-from modules.evaluation.judging import GROUPS, Judge
+from modules.evaluation.judging import GROUPS, Judge, Request
 from modules.evaluation.results import Finding, Table
-from modules.evaluation.shares import share_of
+from modules.evaluation.shares import clustered_share, share_of
+from modules.evaluation.speaking import Spoken
 
 UTTERANCES = 100
 LEAKED_PHONES = 4
 """Phones in a row that the output has in common with the reference and not with its text."""
 CHANCE_REFERENCES = 5
+Asked = tuple[str, Request, Spoken]
 _NOTE = (
     "Leaked: {phones} phones in a row, or more, that the output shares with its reference and that its text does not "
     "explain. Chance: the same with other references."
@@ -43,34 +46,17 @@ def leaked_run(expected: Sequence[str], heard: Sequence[str], reference: Sequenc
 
 
 def judge_leak(judge: Judge) -> Finding:
-    """Up to a hundred outputs of all groups."""
-    items: list[dict[str, Any]] = []
-    references = _references(judge)
-    for group in GROUPS:
-        for request, output in judge.say_all(group):
-            sentence = request.sentence
-            if len(items) >= UTTERANCES or not sentence.phones or judge.ear.deaf(sentence.language):
-                continue
-            heard = judge.ear.hear(output.key, output.wav)
-            own = references[request.reference.key]
-            others = [phones for key, phones in references.items() if key != request.reference.key and phones != own]
-            chance = [leaked_run(sentence.phones, heard, other) for other in others[:CHANCE_REFERENCES]]
-            run = leaked_run(sentence.phones, heard, own)
-            items.append(
-                {
-                    "group": group,
-                    "language": sentence.language,
-                    "text": sentence.text,
-                    "voice": request.reference.speaker,
-                    "wav": output.path.name,
-                    "run": run,
-                    "leaked": run >= LEAKED_PHONES,
-                    "chance_runs": chance,
-                }
-            )
+    """Up to a hundred outputs of groups and languages in turn, those of people first."""
+    items = [_item(judge, *asked) for asked in _asked(judge)]
     leaked = share_of(item["leaked"] for item in items)
     chance = share_of(run >= LEAKED_PHONES for item in items for run in item["chance_runs"])
-    values = {"items": items, "leaked": leaked.values(), "chance": chance.values()}
+    values = {
+        "items": items,
+        "leaked": clustered_share([item["leaked"] for item in items], [item["voice"] for item in items]),
+        "chance": chance.values(),
+        "languages": dict(Counter(item["language"] for item in items)),
+        "groups": dict(Counter(item["group"] for item in items)),
+    }
     if not items:
         why = judge.ear.reason or "the judge's recogniser knows none of the languages"
         return Finding("leak", {**values, "reason": why}, ())
@@ -79,14 +65,40 @@ def judge_leak(judge: Judge) -> Finding:
     return Finding("leak", values, (table,))
 
 
-def _references(judge: Judge) -> dict[str, list[str]]:
-    """What is heard in every reference, by its key."""
-    found: dict[str, list[str]] = {}
+def _asked(judge: Judge) -> list[Asked]:
+    """What is listened to: a group and a language after the other, so that every one has its share of the hundred."""
     if judge.ear.recognizer is None:
-        return found
-    clips: dict[str, Clip] = {}
-    for group in GROUPS:
-        clips |= {request.reference.key: request.reference for request in judge.requests[group][: 2 * UTTERANCES]}
-    for key, clip in clips.items():
-        found[key] = judge.ear.hear(key, lambda rate, clip=clip: judge.reader.wav(clip, rate))
-    return found
+        return []
+    queues: dict[tuple[str, str], list[Asked]] = {}
+    for group in reversed(GROUPS):
+        for request, output in judge.say_all(group):
+            sentence = request.sentence
+            if sentence.phones and not judge.ear.deaf(sentence.language):
+                queues.setdefault((group, sentence.language), []).append((group, request, output))
+    turns = [(number, asked) for queue in queues.values() for number, asked in enumerate(queue)]
+    return [asked for _, asked in sorted(turns, key=lambda turn: turn[0])[:UTTERANCES]]
+
+
+def _item(judge: Judge, group: str, request: Request, output: Spoken) -> dict[str, Any]:
+    sentence = request.sentence
+    heard = judge.ear.hear(output.key, output.wav)
+    own = _said_in(judge, request.reference)
+    others = {r.reference.key: r.reference for r in judge.requests[group] if r.reference.key != request.reference.key}
+    foreign = [_said_in(judge, clip) for clip in list(others.values())[: CHANCE_REFERENCES + 1]]
+    foreign = [phones for phones in foreign if phones != own][:CHANCE_REFERENCES]
+    run = leaked_run(sentence.phones, heard, own)
+    return {
+        "group": group,
+        "language": sentence.language,
+        "text": sentence.text,
+        "voice": request.reference.speaker,
+        "wav": output.path.name,
+        "run": run,
+        "leaked": run >= LEAKED_PHONES,
+        "chance_runs": [leaked_run(sentence.phones, heard, phones) for phones in foreign],
+    }
+
+
+def _said_in(judge: Judge, clip: Clip) -> list[str]:
+    """What is heard in a reference."""
+    return judge.ear.hear(clip.key, lambda rate: judge.reader.wav(clip, rate))

@@ -14,7 +14,7 @@ from modules.audio.resample import resample
 from modules.corpus.espeak import SAMPLE_RATE as ESPEAK_RATE
 from modules.corpus.espeak import VoiceSettings
 from modules.evaluation.clips import Clip
-from modules.evaluation.judging import Judge, guard_option
+from modules.evaluation.judging import Judge, Request
 from modules.evaluation.results import Finding, Table
 from modules.evaluation.sets.readings import PhoneReader
 from modules.evaluation.sets.shipped import load_set, save_set, written_clip
@@ -25,7 +25,9 @@ END_SECONDS = 0.2
 """Voiced time before the end in which the melody is decided."""
 FRAME_SECONDS = 0.01
 CLEAR_SEMITONES = 0.4
-"""Smaller movements have no direction."""
+"""Smaller movements of an output have no direction."""
+SOURCE_SEMITONES = 0.8
+"""Of source audio: a direction that is not as clear as this is asked of no output."""
 KINDS = ("statement", "question")
 _SOURCE_VOICES = (VoiceSettings("", 155, 45, 55), VoiceSettings("f2", 155, 60, 55))
 _NOTE = (
@@ -68,7 +70,8 @@ def judge_melody(judge: Judge) -> Finding:
     for number, entry in enumerate(entries):
         if judge.out_of_time():
             break
-        items.append(_item(judge, entry, voices[number % len(voices)].reference))
+        item = _item(judge, entry, voices[number % len(voices)].reference)
+        items += [item] if item else []
         judge.progress("statements and questions", number + 1, len(entries))
     by_language: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for item in items:
@@ -86,12 +89,13 @@ def judge_melody(judge: Judge) -> Finding:
     return Finding("melody", values, (table,) if items else ())
 
 
-def _item(judge: Judge, entry: dict[str, Any], reference: Clip) -> dict[str, Any]:
+def _item(judge: Judge, entry: dict[str, Any], reference: Clip) -> dict[str, Any] | None:
+    """None where a sentence of the pair was refused."""
     movements, names = [], []
     for kind in KINDS:
-        clip = written_clip(entry[kind], entry["language"], ())
-        seed = (judge.options.seed + int(clip.key[:6], 16)) % 2**31
-        output = judge.speaker.say(clip.text, [(reference, 1.0)], seed, **guard_option(judge.options.guards))
+        output = judge.attempt("melody", Request(written_clip(entry[kind], entry["language"], ()), reference))
+        if output is None:
+            return None
         movements.append(end_movement(output.wav(PITCH_RATE)))
         names.append(output.path.name)
     source = entry.get("source_semitones") or [None, None]
@@ -111,18 +115,18 @@ def _item(judge: Judge, entry: dict[str, Any], reference: Clip) -> dict[str, Any
 def compare(output: list[float], source: list[float | None]) -> tuple[bool | None, bool | None]:
     """(both ends go the way of the source, the difference between them does); None where the source has no direction.
 
-    An end without enough voice to tell is wrong.
+    An end without enough voice to tell, or one that hardly moves, is wrong.
     """
     if None in source:
         return None, None
-    told = [
-        bool(np.isfinite(ours)) and np.sign(ours) == np.sign(theirs)
-        for ours, theirs in zip(output, source, strict=True)
-        if abs(theirs) >= CLEAR_SEMITONES
-    ]
+    told = [_goes(ours, theirs) for ours, theirs in zip(output, source, strict=True) if abs(theirs) >= SOURCE_SEMITONES]
     right = all(told) if told else None
     wanted = source[1] - source[0]
-    if abs(wanted) < CLEAR_SEMITONES:
+    if abs(wanted) < SOURCE_SEMITONES:
         return right, None
-    difference = output[1] - output[0]
-    return right, bool(np.isfinite(difference) and np.sign(difference) == np.sign(wanted))
+    return right, _goes(output[1] - output[0], wanted)
+
+
+def _goes(ours: float, theirs: float) -> bool:
+    """Whether a movement is clear and has the direction of the other."""
+    return bool(np.isfinite(ours) and abs(ours) >= CLEAR_SEMITONES and np.sign(ours) == np.sign(theirs))

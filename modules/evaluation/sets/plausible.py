@@ -9,7 +9,7 @@ from typing import Any
 from modules.errors import UserError
 from modules.evaluation.clips import Clip
 from modules.evaluation.failures.rules import is_clipped, is_runaway, is_silent, speech_seconds, usual_seconds
-from modules.evaluation.judging import Judge, guard_option
+from modules.evaluation.judging import Judge, Request
 from modules.evaluation.results import Finding, Table
 from modules.evaluation.sets.shipped import entry_clip, load_set
 from modules.evaluation.shares import share_of
@@ -41,17 +41,16 @@ def judge_plausible(judge: Judge) -> Finding:
 def _item(judge: Judge, entry: dict[str, Any], reference: Clip) -> dict[str, Any]:
     clip = entry_clip(entry)
     item = {"kind": entry["kind"], "language": clip.language, "text": clip.text, "voice": reference.speaker}
-    seed = (judge.options.seed + int(clip.key[:6], 16)) % 2**31
     try:
-        output = judge.speaker.say(clip.text, [(reference, 1.0)], seed, **guard_option(judge.options.guards))
+        output = judge.say(Request(clip, reference))
     except UserError as error:
         return {**item, "plausible": False, "why": f"refused: {error.code}"}
     rate = judge.speaker.synthesizer.sample_rate
     wav, usual = output.wav(rate), usual_seconds(clip.phones)
     faults = {
         "too long": is_runaway(output.seconds, usual, output.stopped_by),
-        "too short or silent": is_silent(wav, rate, usual),
-        "clipped": is_clipped(wav),
+        "too short or silent": is_silent(wav, rate, usual, output.raw),
+        "clipped": is_clipped(wav, output.raw),
     }
     why = ", ".join(name for name, told in faults.items() if told)
     return {

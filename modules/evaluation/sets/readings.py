@@ -12,12 +12,16 @@ _KANA = re.compile(r"[\u3040-\u30ff\s、。？！]+")
 class PhoneReader:
     """Reads texts. eSpeak NG is started when the first text is asked for; a process may hold one reader alone.
 
+    Args:
+        variants: voices that eSpeak has not of itself, see `modules.corpus.voices`.
+
     Attributes:
         reason: why nothing can be read, empty as long as all goes well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, variants: dict[str, str] | None = None) -> None:
         self.reason = ""
+        self._variants = variants
         self._engine: Espeak | None = None
 
     @property
@@ -25,7 +29,7 @@ class PhoneReader:
         """eSpeak NG, None where it is missing."""
         if self._engine is None and not self.reason:
             try:
-                self._engine = Espeak()
+                self._engine = Espeak(self._variants)
             except (UserError, OSError) as cause:
                 self.reason = str(cause)
         return self._engine

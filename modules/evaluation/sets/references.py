@@ -35,14 +35,14 @@ def folder_clips(folder: Path) -> list[Clip]:
     by themselves. A text file of the same name beside it holds what is said.
 
     Raises:
-        UserError: references_none.
+        UserError: references_none; words_unreadable.
     """
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     clips = []
     for path in files:
         said = path.with_suffix(".txt")
-        text = said.read_text(encoding="utf-8-sig").strip() if said.is_file() else ""
+        text = _words(said) if said.is_file() else ""
         clips.append(_clip(path, path.stem if path.parent == folder else path.parent.name, "", text))
     if not clips:
         raise UserError(
@@ -51,6 +51,18 @@ def folder_clips(folder: Path) -> list[Clip]:
             folder=str(folder),
         )
     return clips
+
+
+def _words(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as cause:
+        raise UserError(
+            "words_unreadable",
+            "The words of a recording in {file} cannot be read: {defect}; save the file as UTF-8 text.",
+            file=str(path),
+            defect=str(cause),
+        ) from cause
 
 
 def _clip(path: Path, speaker: str, language: str, text: str) -> Clip:

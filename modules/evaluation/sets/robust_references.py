@@ -13,7 +13,7 @@ from modules.audio.io import write
 from modules.audio.resample import resample
 from modules.data.store import entry_key
 from modules.evaluation.clips import Clip, VoiceTest
-from modules.evaluation.judging import Judge, guard_option
+from modules.evaluation.judging import Judge, Request
 from modules.evaluation.results import Finding, Table
 from modules.evaluation.shares import mean_interval
 from modules.evaluation.voices import SAMPLE_RATE, centroid
@@ -56,7 +56,8 @@ def judge_robust_references(judge: Judge) -> Finding:
     for number, test in enumerate(tests):
         if judge.out_of_time():
             break
-        items.append(_item(judge, test, number))
+        item = _item(judge, test, number)
+        items += [item] if item else []
         judge.progress("poor references", number + 1, len(tests))
     values: dict[str, Any] = {"items": items}
     rows = []
@@ -74,17 +75,21 @@ def judge_robust_references(judge: Judge) -> Finding:
     return Finding("robust_references", values, (table,) if items else ())
 
 
-def _item(judge: Judge, test: VoiceTest, number: int) -> dict[str, Any]:
+def _item(judge: Judge, test: VoiceTest, number: int) -> dict[str, Any] | None:
+    """None where no version of a reference was taken, or there is no sentence."""
     clips = test.others or (test.reference,)
     own = centroid([judge.embedder(judge.reader.wav(clip, SAMPLE_RATE)) for clip in clips])
     language = test.reference.language if judge.lines(test.reference.language) else judge.languages[0]
     lines = judge.lines(language)
+    if not lines:
+        return None
     chosen = [lines[(number + step) % len(lines)] for step in range(SENTENCES)]
     similarity, wavs = {}, {}
     for version in VERSIONS:
         reference = _version(judge, test.reference, version)
-        options = guard_option(judge.options.guards)
-        said = [judge.speaker.say(line.text, [(reference, 1.0)], judge.options.seed, **options) for line in chosen]
+        said = [judge.attempt("robust_references", Request(line, reference)) for line in chosen]
+        if None in said:
+            return None
         similarity[version] = float(centroid([judge.embedder(output.wav(SAMPLE_RATE)) for output in said]) @ own)
         wavs[version] = [output.path.name for output in said]
     return {"voice": test.speaker, "language": language, "similarity": similarity, "wavs": wavs}
@@ -94,7 +99,7 @@ def _version(judge: Judge, clip: Clip, version: str) -> Clip:
     """The reference as it is, or a poor copy of it, stored beside the outputs."""
     if version == "clean":
         return clip
-    key = entry_key(clip.key, version)
+    key = entry_key(clip.key, version, str((TELEPHONE_HZ, TELEPHONE_RATE, NOISE_DB)))
     path = Path(judge.folder) / "references" / f"{key}.wav"
     if not path.is_file():
         wav = judge.reader.wav(clip, SAMPLE_RATE)

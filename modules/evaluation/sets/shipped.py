@@ -10,7 +10,7 @@ from typing import Any
 from modules.checkpoint import write_atomic
 from modules.data.store import entry_key
 from modules.errors import UserError
-from modules.evaluation.clips import Clip
+from modules.evaluation.clips import Clip, base_language
 from modules.evaluation.failures.rules import usual_seconds
 from modules.evaluation.sets.readings import PhoneReader
 
@@ -73,9 +73,14 @@ def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     else:
         language, bar, text = line.partition("|")
         entry = {"language": language.strip(), "text": text.strip()} if bar else {}
-    if not all(isinstance(entry.get(name), str) and entry[name] for name in ("language", "text")):
+    if not all(isinstance(entry.get(name), str) and entry[name].strip() for name in ("language", "text")):
         raise _unreadable(path, number, "a language and a text are needed")
-    return entry
+    if isinstance(entry.get("phones"), list) and all(isinstance(label, str) for label in entry["phones"]):
+        entry["phones"] = " ".join(entry["phones"])
+    for name in ("phones", "reading"):
+        if not isinstance(entry.get(name) or "", str):
+            raise _unreadable(path, number, f"{name} must be text")
+    return entry | {"language": base_language(entry["language"])}
 
 
 def _unreadable(path: Path, number: int, defect: str) -> UserError:

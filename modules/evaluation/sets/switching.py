@@ -2,12 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from modules.evaluation.alignment import without_tones
 from modules.evaluation.clips import Clip
 from modules.evaluation.failures.paths import walk
-from modules.evaluation.judging import Judge, guard_option
+from modules.evaluation.judging import Judge, Request
 from modules.evaluation.results import Finding, Table, percent
 from modules.evaluation.sets.shipped import entry_clip, load_set
 from modules.evaluation.shares import mean_interval, share_of
@@ -45,7 +46,8 @@ def judge_switching(judge: Judge) -> Finding:
     for number, parts in enumerate(lines):
         if judge.out_of_time():
             break
-        items.append(_item(judge, parts, voices[number % len(voices)].reference))
+        item = _item(judge, parts, voices[number % len(voices)].reference)
+        items += [item] if item else []
         judge.progress("changing languages", number + 1, len(lines))
     heard = [item for item in items if item["errors"]]
     pairs: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -69,11 +71,13 @@ def judge_switching(judge: Judge) -> Finding:
     return Finding("switching", values, (table,) if rows else ())
 
 
-def _item(judge: Judge, parts: list[Clip], reference: Clip) -> dict[str, Any]:
+def _item(judge: Judge, parts: list[Clip], reference: Clip) -> dict[str, Any] | None:
+    """None where the line was refused."""
     text = " ".join(part.text for part in parts)
     languages = sorted(part.language for part in parts)
-    seed = (judge.options.seed + int(parts[0].key[:6], 16)) % 2**31
-    output = judge.speaker.say(text, [(reference, 1.0)], seed, **guard_option(judge.options.guards))
+    output = judge.attempt("switching", Request(replace(parts[0], text=text), reference))
+    if output is None:
+        return None
     item = {"pair": "-".join(languages), "text": text, "voice": reference.speaker, "wav": output.path.name}
     reason = next((why for part in parts if (why := judge.ear.deaf(part.language))), "")
     if reason:
