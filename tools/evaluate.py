@@ -60,6 +60,11 @@ HELPS = {
     "speed": "real-time factors",
 }
 RECOGNIZER = PRETRAINED_MODELS / "judge" / "recognizer.safetensors"
+_SAME_NAMES = (
+    "manifest", "speech", "whole", "voices", "seed", "device", "gpt", "vits2", "texts", "references", "reference_list",
+    "count", "per_voice",
+)  # fmt: skip
+"""Flags that are called as the option is."""
 _PROGRESS_SECONDS = 5.0
 
 
@@ -150,26 +155,16 @@ def train_recognizer(arguments: argparse.Namespace) -> None:
 
 def calibrate(arguments: argparse.Namespace) -> None:
     """Measure the judge's own mistakes on source audio, and store them beside its weights."""
-    from modules.checkpoint import file_hash
-    from modules.evaluation.failures.calibration import calibrate, write_calibration
-    from modules.evaluation.failures.specimens import corpus_specimens, spoken_specimens, unseen_voices
-    from modules.evaluation.recognizer import load_recognizer
-    from modules.evaluation.sets.readings import PhoneReader
-    from modules.evaluation.sets.shipped import plain_sentences
+    from modules.evaluation.failures.calibration import write_calibration
+    from modules.evaluation.failures.specimens import Source, measure
     from modules.runtime import set_threads
 
     set_threads(arguments.threads)
-    recognizer, languages = load_recognizer(arguments.recognizer), tuple(arguments.language or ())
-    voices = unseen_voices(arguments.corpus)
-    reader = PhoneReader(voices.variants)
-    specimens = list(spoken_specimens(reader, languages, voices))
-    sentences = tuple(clip.key for clip in plain_sentences() if clip.language in {s.language for s in specimens})
-    for folder in arguments.corpus:
-        specimens += corpus_specimens(folder, arguments.count, arguments.seed, languages)
-    if reader.reason:
-        print(f"the written sentences are left out: {reader.reason}", file=sys.stderr)
-    found = calibrate(recognizer, specimens, file_hash(arguments.recognizer), _Progress())
-    found = replace(found, sentences=sentences)
+    languages = tuple(arguments.language or ())
+    source = Source(tuple(arguments.corpus), arguments.count, arguments.seed, languages)
+    found, reason = measure(arguments.recognizer, source, _Progress())
+    if reason:
+        print(f"the written sentences are left out: {reason}", file=sys.stderr)
     for language, values in found.languages.items():
         told = {kind: f"{seen}/{of}" for kind, (seen, of) in {**values["hits"]}.items()}
         wrong = {kind: f"{seen}/{of}" for kind, (seen, of) in values["false_alarms"].items()}
@@ -191,15 +186,16 @@ def read_sentences(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Run the parts asked for, and write what was found."""
-    from modules.evaluation.judging import heading, open_judge
+    from modules.evaluation.judging import open_judge
     from modules.evaluation.report.document import build, write_document
     from modules.evaluation.report.page import write_page
     from modules.evaluation.results import write_report
+    from modules.evaluation.weights import folder_name, heading
     from modules.runtime import set_threads
 
     set_threads(arguments.threads)
     options = _judge_options(arguments)
-    folder = arguments.output or LOGS / "evaluation" / _folder_name(options)
+    folder = arguments.output or LOGS / "evaluation" / folder_name(options)
     judge = open_judge(options, folder, _Progress())
     judge.check()
     parts = arguments.parts or list(QUICK if arguments.quick else STANDARD)
@@ -213,16 +209,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
         print(write_document(arguments.json, document))
     if arguments.page:
         print(write_page(folder / "page", document, list(findings.values()), folder / "wavs", _Progress()))
-
-
-def _folder_name(options: "JudgeOptions") -> str:
-    """The name of a preset; of other weights the folder's with a hash of all paths, since folders share names."""
-    from modules.data.store import entry_key
-
-    paths = [options.models, *(path for path in (options.gpt, options.vits2) if path)]
-    if len(paths) == 1 and options.models.resolve().parent == PRETRAINED_MODELS.resolve():
-        return options.models.name
-    return f"{options.models.resolve().name}-{entry_key(*(str(path.resolve()) for path in paths))[:8]}"
 
 
 def _run(judge: "Judge", parts: list[str], strict: bool) -> tuple[dict[str, "Finding"], dict[str, str]]:
@@ -261,24 +247,7 @@ def _judge_options(arguments: argparse.Namespace) -> "JudgeOptions":
         recognizer=recognizer,
         languages=tuple(dict.fromkeys(base_language(tag) for tag in arguments.language)),
         guards=arguments.guards or "",
-        **{
-            name: getattr(arguments, name)
-            for name in (
-                "manifest",
-                "speech",
-                "whole",
-                "voices",
-                "seed",
-                "device",
-                "gpt",
-                "vits2",
-                "texts",
-                "references",
-            )
-        },
-        reference_list=arguments.reference_list,
-        count=arguments.count,
-        per_voice=arguments.per_voice,
+        **{name: getattr(arguments, name) for name in _SAME_NAMES},
     )
     if arguments.quick:
         return replace(options, count=min(options.count, 2), deadline_seconds=QUICK_SECONDS)

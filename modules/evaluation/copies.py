@@ -40,7 +40,7 @@ def judge_copies(judge: Judge) -> Finding:
     }
     if judge.posterior is not None:
         model = load_vits2(judge.posterior)
-        ways["from the posterior"] = lambda clip, wav: _from_posterior(model, wav)
+        ways["from the posterior"] = lambda clip, wav: from_posterior(model, wav)
     vits2 = judge.parts.vits2
     values: dict[str, Any] = {}
     rows = []
@@ -49,8 +49,8 @@ def judge_copies(judge: Judge) -> Finding:
         for number, clip in enumerate(clips):
             if items and judge.out_of_time():
                 break
-            wav = _levelled(torch.from_numpy(judge.reader.wav(clip, vits2.audio.sample_rate)), vits2)
-            made = _levelled(copy(clip, wav), vits2)
+            wav = levelled(torch.from_numpy(judge.reader.wav(clip, vits2.audio.sample_rate)), vits2)
+            made = levelled(copy(clip, wav), vits2)
             items.append({"voice": clip.speaker, "nepers": mel_distance(vits2, made, wav)})
             judge.progress(f"copying, {name}", number + 1, len(clips))
         found = mean_interval(item["nepers"] for item in items)
@@ -74,7 +74,8 @@ def mel_distance(model: VITS2, made: Tensor, wav: Tensor) -> float:
 
 
 @torch.inference_mode()
-def _from_posterior(model: VITS2, wav: Tensor) -> Tensor:
+def from_posterior(model: VITS2, wav: Tensor) -> Tensor:
+    """A levelled wav [S] through the decoder's posterior and generator."""
     f0 = track_f0(wav[None], model.audio.sample_rate, F0_FRAME_RATE_HZ)
     return model.reconstruct(model.mel(wav[None]), f0, model.style_of(wav[None]))[0]
 
@@ -98,6 +99,7 @@ def _from_tokens(judge: Judge, clip: Clip, wav: Tensor) -> Tensor:
     ).cpu()
 
 
-def _levelled(wav: Tensor, model: VITS2) -> Tensor:
+def levelled(wav: Tensor, model: VITS2) -> Tensor:
+    """A wav [S] as the decoder was trained to hear it."""
     audio = model.audio
     return normalize(torch.nan_to_num(wav), audio.sample_rate, audio.loudness_lufs, audio.true_peak_db)

@@ -96,7 +96,12 @@ class Request:
 
 @dataclass
 class Judge:
-    """Shared by all parts."""
+    """Shared by all parts.
+
+    Attributes:
+        kept: what a part keeps for another, by its name.
+        refused: what was not spoken and why, by the keys of sentence and reference.
+    """
 
     options: JudgeOptions
     folder: Path
@@ -104,6 +109,7 @@ class Judge:
     reader: ClipReader = field(default_factory=ClipReader)
     started: float = field(default_factory=time.monotonic)
     _ledgers: dict[str, Ledger] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
     refused: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     _spoken: "dict[tuple[str, str], list[tuple[Request, Spoken]]]" = field(default_factory=dict)
 
@@ -153,25 +159,10 @@ class Judge:
         return in_order(request.sentence.language for requests in groups for request in requests)
 
     def check(self) -> None:
-        """Whether there is anything to judge.
+        """Raise a `UserError` where there is nothing to judge, see `requests.check`."""
+        from modules.evaluation.requests import check
 
-        Raises:
-            UserError: judge_nothing, judge_recordings_need_corpus.
-        """
-        options = self.options
-        if (options.manifest or options.speech) and not options.corpus:
-            raise UserError(
-                "judge_recordings_need_corpus",
-                "--manifest and --speech give voices for the sentences of a corpus; give --corpus as well, or "
-                "--references for recordings of your own.",
-            )
-        if not any(self.requests.values()):
-            raise UserError(
-                "judge_nothing",
-                "There is nothing to judge: no sentence of {languages} and no voice to say it; choose other languages, "
-                "texts or voices.",
-                languages=", ".join(options.languages) or "any language",
-            )
+        check(self)
 
     def lines(self, language: str) -> list[Clip]:
         """Every sentence of a language: unseen ones of the corpus, else the written ones."""
@@ -255,42 +246,21 @@ class Judge:
 
     @cached_property
     def weight_files(self) -> dict[str, dict[str, Any]]:
-        """Of each weight file that is judged: its name, stage, step and sha256, read once."""
-        from modules.checkpoint import file_hash, load_weights
+        """Of each weight file that is judged: its name, stage, step and sha256."""
+        from modules.evaluation.weights import weight_files
 
-        options, files = self.options, {}
-        paths = {path.stem: path for path in sorted(options.models.glob("*.safetensors"))}
-        paths |= {name: path for name, path in (("gpt", options.gpt), ("vits2", options.vits2)) if path}
-        for name, path in paths.items():
-            lineage = load_weights(path).lineage
-            files[name] = {"file": path.name, "stage": lineage.stage, "step": lineage.step, "sha256": file_hash(path)}
-        return files
+        return weight_files(self.options)
 
     @cached_property
     def posterior(self) -> Path | None:
         """Decoder weights with a posterior encoder.
 
         Raises:
-            UserError: judge_whole_differs where they are no longer form of the judged ones.
+            UserError: judge_whole_differs.
         """
-        from modules.checkpoint import load_weights
-        from modules.inference.parts import VITS2_FILE
+        from modules.evaluation.weights import posterior_file
 
-        if not self.options.whole:
-            return None
-        path = self.options.whole / VITS2_FILE
-        judged = self.options.vits2 or self.options.models / VITS2_FILE
-        ours, theirs = (load_weights(file).lineage for file in (path, judged))
-        if (ours.preset, ours.step, ours.epoch) != (theirs.preset, theirs.step, theirs.epoch):
-            raise UserError(
-                "judge_whole_differs",
-                "{file} is of step {step} and the judged decoder of step {judged}; give the folder that tools.ship "
-                "--join wrote for the judged weights.",
-                file=str(path),
-                step=ours.step,
-                judged=theirs.step,
-            )
-        return path
+        return posterior_file(self.options)
 
     @cached_property
     def token_reader(self) -> "SemanticTokenizer | None":
@@ -322,8 +292,8 @@ class Judge:
             return self._spoken[group, guards]
         spoken = self._spoken[group, guards] = []
         for request in self.requests[group]:
-            if self.out_of_time():
-                break
+            if self.out_of_time(0.5 if self.options.guards == "both" and guards == "on" else 1.0):
+                break  # the other pass needs its half
             output = self.attempt(group, request, guards)
             if output is not None:
                 spoken.append((request, output))
@@ -379,11 +349,3 @@ def run_part(part: str, judge: Judge) -> Finding:
     place = f"sets.{part}" if part in SETS else _PLACES.get(part, part)
     function: Callable[[Judge], Finding] = getattr(import_module(f"modules.evaluation.{place}"), f"judge_{part}")
     return function(judge)
-
-
-def heading(judge: Judge) -> str:
-    """First lines of the report: what was judged."""
-    lines = ["# Evaluation", "", f"Seed {judge.options.seed}. Nobody listened: every figure is a machine's.", ""]
-    for found in judge.weight_files.values():
-        lines.append(f"- {found['file']}: {found['stage']}, step {found['step']}, sha256 {found['sha256'][:12]}")
-    return "\n".join(lines) + "\n"

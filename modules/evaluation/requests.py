@@ -1,5 +1,6 @@
 """Which sentences are said in which voices: the outputs that several parts look at."""
 
+from modules.errors import UserError
 from modules.evaluation.clips import Clip, in_order, own_reference, sentences
 from modules.evaluation.judging import GROUPS, Judge, Request
 
@@ -21,6 +22,28 @@ def wanted(judge: Judge) -> dict[str, list[Request]]:
             found["synthetic"] += _own_voices(judge, lines)
             found["real"] += _spread(lines, [test.reference for test in judge.real_voices], max(1, options.per_voice))
     return found
+
+
+def check(judge: Judge) -> None:
+    """Whether there is anything to judge.
+
+    Raises:
+        UserError: judge_nothing, judge_recordings_need_corpus.
+    """
+    options = judge.options
+    if (options.manifest or options.speech) and not options.corpus:
+        raise UserError(
+            "judge_recordings_need_corpus",
+            "--manifest and --speech give voices for the sentences of a corpus; give --corpus as well, or "
+            "--references for recordings of your own.",
+        )
+    if not any(judge.requests.values()):
+        raise UserError(
+            "judge_nothing",
+            "There is nothing to judge: no sentence of {languages} and no voice to say it; choose other languages, "
+            "texts or voices.",
+            languages=", ".join(options.languages) or "any language",
+        )
 
 
 def _own_voices(judge: Judge, lines: list[Clip]) -> list[Request]:

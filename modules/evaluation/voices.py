@@ -96,8 +96,8 @@ def identified_each(queries: np.ndarray, gallery: np.ndarray, line_up: int, seed
         others = np.delete(np.arange(count), speaker)
         for _ in range(draws):
             rivals = rng.choice(others, size - 1, replace=False)
-            right[speaker] += bool(np.all(scores[speaker, speaker] > scores[speaker, rivals])) / draws
-    return right
+            right[speaker] += bool(np.all(scores[speaker, speaker] > scores[speaker, rivals]))
+    return right / draws
 
 
 def likeness(
@@ -203,18 +203,13 @@ def _copies(judge: Judge, tests: list[VoiceTest]) -> list[np.ndarray]:
     """Embeddings of each reference after the decoder's posterior and generator."""
     import torch
 
-    from modules.audio.loudness import normalize
-    from modules.audio.pitch import track_f0
     from modules.audio.resample import resample
+    from modules.evaluation.copies import from_posterior, levelled
     from modules.vits2.model import load_vits2
 
     model = load_vits2(judge.posterior)
-    audio, copies = model.audio, []
+    rate, copies = model.audio.sample_rate, []
     for test in tests:
-        wav = torch.from_numpy(judge.reader.wav(test.reference, audio.sample_rate))
-        wav = normalize(wav, audio.sample_rate, audio.loudness_lufs, audio.true_peak_db)[None]
-        f0 = track_f0(wav, audio.sample_rate, 100.0)
-        with torch.inference_mode():
-            copy = model.reconstruct(model.mel(wav), f0, model.style_of(wav))[0].numpy()
-        copies.append(judge.embedder(resample(copy, audio.sample_rate, SAMPLE_RATE)))
+        copy = from_posterior(model, levelled(torch.from_numpy(judge.reader.wav(test.reference, rate)), model))
+        copies.append(judge.embedder(resample(copy.numpy(), rate, SAMPLE_RATE)))
     return copies

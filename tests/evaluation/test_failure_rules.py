@@ -1,5 +1,7 @@
 """Each rule sees its failure and leaves sound speech alone; the calibration counts both."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,7 @@ from modules.evaluation.failures.rules import (
     usual_seconds,
     words_gone_wrong,
 )
+from modules.evaluation.failures.specimens import unseen_voices
 from modules.inference.finishing import raw_levels
 
 PHONES = tuple("pbtdkɡmnfvszʃʒhlrjwieæɑɔuoaʌə")
@@ -173,6 +176,15 @@ def _specimen(seed: int) -> Specimen:
     # Each phone fades a little: a sound that is flat at its peak would be a clipped one.
     wav = np.outer(np.array(levels, np.float32), np.linspace(1, 0.9, _Ear.step, dtype=np.float32)).reshape(-1)
     return Specimen("en", wav, RATE, tuple(phones), np.arange(1, 31) * _Ear.step)
+
+
+def test_calibration_speaks_in_voices_that_no_training_has_heard(tmp_path) -> None:
+    voices = unseen_voices()
+    assert len(voices.speakers) >= 20 and {speaker.split for speaker in voices.speakers} == {"test"}
+    heard = {"speakers": {"train": [speaker.name for speaker in voices.speakers[:5]]}}
+    (tmp_path / "splits.json").write_text(json.dumps(heard), encoding="utf-8")
+    left = {speaker.name for speaker in unseen_voices([tmp_path]).speakers}
+    assert len(left) == len(voices.speakers) - 5 and not left & set(heard["speakers"]["train"])
 
 
 def test_every_plant_is_planted_and_counted(tmp_path) -> None:

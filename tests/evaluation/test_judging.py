@@ -55,6 +55,9 @@ def test_likeness_tells_same_from_different_and_knows_genders() -> None:
     assert found.different == pytest.approx((queries.sum() - np.trace(queries)) / 12)
     assert math.isnan(likeness(queries, gallery, [""] * 4, 4).different_alike)
     assert np.linalg.norm(centroid(queries)) == pytest.approx(1.0)
+    assert found.low <= found.same <= found.high and found.identified_low == found.identified_high == 1.0
+    copies = likeness(gallery, gallery, [""] * 4, 4, own=[False, False, True, False])
+    assert copies.same == 1.0 and math.isnan(likeness(gallery, gallery, [""] * 4, 4, own=[False] * 4).same)
 
 
 def test_band_levels_do_not_depend_on_level_and_follow_a_filter() -> None:
@@ -85,6 +88,9 @@ def test_pitch_agreement_in_semitones() -> None:
     assert octave["correlation"] == pytest.approx(1) and octave["semitones"] == pytest.approx(12)
     assert octave["within_two"] == 0
     assert math.isnan(pitch_agreement([100.0], [100.0])["correlation"])
+    rough = pitch_agreement([100, 120, 150, 190, 210, 230], [110, 112, 170, 160, 240, 215])
+    assert rough["low"] < rough["correlation"] < rough["high"] <= 1.0
+    assert np.isnan(sound.recorded_bands(np.array([-10.0, -70.0]))).tolist() == [False, True]
 
 
 def test_harvest_hears_the_pitch_of_a_tone() -> None:

@@ -13,6 +13,7 @@ from modules.evaluation.report.document import KEYS
 from modules.evaluation.report.page import outputs_of, write_page
 from modules.evaluation.report.spectrogram import HEIGHT, png, spectrogram_png
 from modules.evaluation.results import Finding, Table
+from modules.evaluation.weights import folder_name
 from tests.tiny import build_tiny_model_folder, synthetic_speech, write_wav
 from tools import evaluate
 
@@ -92,6 +93,34 @@ def test_a_part_by_name_must_run_and_others_may_not(
     assert evaluate._parse(["--count", "3", "leak", "--seed", "1", "melody"]).parts == ["leak", "melody"]
     with pytest.raises(SystemExit):
         evaluate.main(["nonsense"])
+
+
+def test_failures_come_first_and_pairs_have_players() -> None:
+    unheard = {"language": "xx", "voice": "V", "text": "no ear", "wav": "c.wav", "runaway": True}
+    heard = {"language": "en", "voice": "V", "text": "bad", "wav": "d.wav", "error": 0.9}
+    pair = {"language": "en", "voice": "V", "text": "Is it?", "wavs": ["e.wav", "f.wav"]}
+    versions = {"language": "en", "voice": "V", "wavs": {"clean": ["g.wav"], "noise": ["h.wav"]}}
+    findings = [
+        Finding("intelligibility", {"given": {"items": [heard]}}, ()),
+        Finding("failures", {"off": {"items": [unheard]}}, ()),
+        Finding("melody", {"items": [pair]}, ()),
+        Finding("robust_references", {"items": [versions]}, ()),
+    ]
+    found = outputs_of(findings)
+    assert [item["wav"] for item in found][:2] == ["c.wav", "d.wav"] and found[0]["guards"] == "off"
+    assert {item["wav"] for item in found} >= {"e.wav", "f.wav", "g.wav", "h.wav"}
+
+
+def test_other_weights_have_folders_of_their_own(tmp_path: Path) -> None:
+    def name(*flags: str) -> str:
+        return folder_name(evaluate._judge_options(evaluate._parse(list(flags))))
+
+    names = {name("--models", str(tmp_path / place / "mine")) for place in "ab"}
+    names |= {name(), name("--gpt", str(tmp_path / "g")), name("--gpt", str(tmp_path / "h"))}
+    assert len(names) == 5 and "nano" in names
+    for flags in (["--seed", "-1"], ["--count", "-3"], ["--voices", "0"]):
+        with pytest.raises(SystemExit):
+            evaluate.main(flags)
 
 
 def test_the_commands_of_their_own_have_help(capsys: pytest.CaptureFixture) -> None:

@@ -2,23 +2,27 @@
 
 import json
 import math
+from collections import Counter
 from dataclasses import make_dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from modules.corpus.cleaning import phrase_key
+from modules.corpus.texts import gather_texts
 from modules.errors import UserError
 from modules.evaluation.clips import LANGUAGES
 from modules.evaluation.ears.hearing import Ear
 from modules.evaluation.failures.calibration import Calibration
-from modules.evaluation.judging import Judge, JudgeOptions, guard_option, open_judge, run_part
+from modules.evaluation.judging import Judge, JudgeOptions, Request, guard_option, open_judge, run_part
+from modules.evaluation.results import Ledger
 from modules.evaluation.sets import leak, melody, plausible, switching
 from modules.evaluation.sets.readings import PhoneReader
 from modules.evaluation.sets.references import as_voices, example_clips, folder_clips, listed_clips
 from modules.evaluation.sets.robust_references import in_noise, telephone
-from modules.evaluation.sets.shipped import load_set, plain_sentences, texts_in, texts_of
-from modules.evaluation.shares import Share, mean_interval, share_of
+from modules.evaluation.sets.shipped import load_set, plain_sentences, texts_in, texts_of, written_clip
+from modules.evaluation.shares import Share, clustered_share, mean_interval, share_of
 from modules.evaluation.voices import centroid
 from tests.tiny import build_tiny_model_folder, synthetic_speech, write_wav
 
@@ -34,7 +38,10 @@ def test_twelve_sentences_of_twelve_languages_each_with_its_phones() -> None:
 
 def test_the_other_sets_are_whole() -> None:
     assert len(load_set("melody")) == 50 and len({entry["language"] for entry in load_set("melody")}) == 4
-    assert all(None not in entry["source_semitones"] for entry in load_set("melody"))
+    for entry in load_set("melody"):
+        statement, question = entry["source_semitones"]
+        clear = melody.SOURCE_SEMITONES
+        assert question - statement >= clear and statement < clear and question > -clear, entry
     assert len({entry["pair"] for entry in load_set("switching")}) == 10
     assert all(part["phones"] for name in ("switching", "plausible") for part in texts_in(load_set(name)))
     kinds = [entry["kind"] for entry in load_set("plausible")]
@@ -43,6 +50,16 @@ def test_the_other_sets_are_whole() -> None:
     )
     unbroken = [entry["text"] for entry in load_set("plausible") if entry["kind"] == "unbroken"]
     assert all(len(text) >= 300 and not set(text) & set(".!?。！？") for text in unbroken)
+
+
+def test_no_corpus_takes_in_what_models_are_judged_with(tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    sentence = next(clip.text for clip in plain_sentences() if clip.language == "en")
+    own.write_text(sentence + "\nA sentence that nobody is judged with.\n", encoding="utf-8")
+    texts = {phrase.text for phrase in gather_texts("en", (own,), shares=())}
+    assert "A sentence that nobody is judged with." in texts and sentence not in texts
+    judged = {phrase_key(entry[kind]) for entry in load_set("melody") for kind in melody.KINDS}
+    assert not judged & {phrase_key(text) for text in texts}
 
 
 class _Reader(PhoneReader):
@@ -58,7 +75,8 @@ def test_texts_of_ones_own(tmp_path: Path) -> None:
     assert [(c.language, c.text, c.phones) for c in clips] == [
         ("en", "a b", ("a", "b")), ("xx", "c", ()), ("de", "d", ("d", "e")),
     ]  # fmt: skip
-    for content, line in (("no language", 1), ("en|x\n{bad", 2), ("", 0), ('{"text": "x"}', 1)):
+    wrong = '{"language": "en", "text": "x", "phones": [1]}'
+    for content, line in (("no language", 1), ("en|x\n{bad", 2), ("", 0), ('{"text": "x"}', 1), (wrong, 1)):
         file.write_text(content, encoding="utf-8")
         with pytest.raises(UserError) as caught:
             texts_of(file, _Reader())
@@ -116,6 +134,7 @@ def test_the_melody_at_the_end_has_a_direction() -> None:
     assert melody.compare([1.0, 2.0], [-2.0, 3.0]) == (False, True)
     assert melody.compare([-1.0, math.nan], [-2.0, 3.0]) == (False, False)
     assert melody.compare([1.0, 1.0], [0.1, 0.2]) == (None, None)
+    assert melody.compare([-0.1, 0.1], [-2.0, 3.0]) == (False, False)
 
 
 def test_words_of_the_reference_are_found_and_own_words_are_not() -> None:
@@ -243,6 +262,76 @@ def test_with_and_without_guards_stand_beside_each_other(judge: Judge, monkeypat
     document = build(judge, {"failures": finding.values}, {})
     assert document["without_guards"]["runaway_rate"] == document["runaway_rate"]
     assert document["settings"]["guards"] == "both" and document["floors"]["lost_rate"] == 0.1
+
+
+def test_one_refusal_ends_nothing(folder: Path, tmp_path: Path) -> None:
+    write_wav(tmp_path / "voices" / "mute.wav", np.zeros(48000, np.float32))
+    write_wav(tmp_path / "voices" / "anna.wav", synthetic_speech(3.0))
+    (tmp_path / "texts.txt").write_text("EN|!!!\nen-GB|a word\nen|another word\n", encoding="utf-8")
+    options = JudgeOptions(
+        folder / "models", languages=("en",), texts=tmp_path / "texts.txt", references=tmp_path / "voices", per_voice=3,
+        device="cpu", guards="both",
+    )  # fmt: skip
+    judge = open_judge(options, folder / "refused")
+    judge.check()
+    spoken = judge.say_all("given", "on")
+    assert {request.reference.speaker for request, _ in spoken} == {"anna"} and len(spoken) == 2
+    assert {told["code"] for told in judge.refused.values()} >= {"text_unspeakable"} and len(judge.refused) == 4
+    # Who asks without naming the guards gets those of the first of the two passes.
+    assert judge.say_all("given") is spoken and judge.spoken_count("given") == 2
+
+
+def test_nothing_to_judge_is_told(folder: Path, tmp_path: Path) -> None:
+    for code, options in (
+        ("judge_nothing", JudgeOptions(folder / "models", languages=("xx",))),
+        ("judge_recordings_need_corpus", JudgeOptions(folder / "models", manifest=tmp_path / "m.tsv")),
+    ):
+        with pytest.raises(UserError) as caught:
+            open_judge(options, folder / "none").check()
+        assert caught.value.code == code
+    (tmp_path / "voices").mkdir()
+    write_wav(tmp_path / "voices" / "a.wav", synthetic_speech(1.0))
+    (tmp_path / "voices" / "a.txt").write_bytes("für".encode("latin-1"))
+    with pytest.raises(UserError) as caught:
+        folder_clips(tmp_path / "voices")
+    assert caught.value.code == "words_unreadable"
+
+
+def test_floors_are_those_of_the_sentences_judged(judge: Judge) -> None:
+    judge.ear.calibration = replace(judge.ear.calibration, sentences=())
+    failures = run_part("failures", judge).values["default"]
+    assert failures["lost"]["floor"] is None and failures["runaway"]["floor"] is None
+    assert failures["lost_or_repeated"]["of"] == failures["lost"]["of"] == 1
+
+
+def test_an_ear_knows_what_its_weights_or_its_calibration_say(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "heard.jsonl")
+    assert "calibrate" in Ear(_Ear(), None, (), ledger).deaf("en")
+    assert Ear(_Ear(), None, ("en",), ledger).deaf("en") == "" and Ear(_Ear(), None, ("en",), ledger).deaf("fr")
+
+
+def test_leaks_are_looked_for_in_all_groups_and_languages(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    def request(number: int, language: str) -> Request:
+        clip = written_clip(f"{language} {number}", language, ("a", "b"))
+        return Request(clip, replace(clip, key=f"voice{number}", speaker=f"v{number}"))
+
+    wanted = {group: [request(i, tag) for tag in ("en", "it") for i in range(200)] for group in ("synthetic", "real")}
+    output = make_dataclass("Output", ["key"])("x")
+    monkeypatch.setattr(judge, "say_all", lambda group: [(asked, output) for asked in wanted.get(group, [])])
+    known = judge.ear.calibration.languages["en"]
+    judge.ear.calibration = replace(judge.ear.calibration, languages={"en": known, "it": known})
+    asked = leak._asked(judge)
+    counts = Counter((group, request.sentence.language) for group, request, _ in asked)
+    assert len(asked) == 100 and set(counts.values()) == {25} and len(counts) == 4
+
+
+def test_outputs_of_one_voice_are_no_independent_tries() -> None:
+    flags, voices = [number < 20 for number in range(100)], [number // 20 for number in range(100)]
+    found = clustered_share(flags, voices)
+    alone = share_of(flags).values()
+    assert found["rate"] == alone["rate"] and found["high"] > alone["high"] + 0.1
+    assert clustered_share([False] * 9, list(range(9))) == share_of([False] * 9).values()
+    assert mean_interval([1.0, 1.0, 3.0, 3.0], clusters="aabb")["high"] == 3.0
 
 
 def test_a_missing_ear_says_so(folder: Path) -> None:

@@ -140,9 +140,11 @@ def test_it_learns_the_toy_language(store: FeatureStore, tmp_path: Path) -> None
         report = stage.validate()
     assert set(report) == {"error_synthetic_en"} or "error_recorded_zh" in report
     assert max(report.values()) < 0.15, report
+    model.languages = ("en",)
     path = save_recognizer(tmp_path / "ears.safetensors", model, Lineage("judge", "recognizer", 60, 0))
     again = load_recognizer(path)
     wav = dataset.get(0, np.random.default_rng(0))["wav"]
+    assert again.languages == ("en",)
     assert again.labels == ("_", "a", "b", "c") and again.hear([wav]) == model.hear([wav])
 
 

@@ -73,6 +73,10 @@ class Ear:
         """Stored rates on source audio (see `Calibration`), None where not measured."""
         return self.calibration.languages.get(language) if self.calibration is not None else None
 
+    def switching(self) -> dict[str, tuple[int, int]]:
+        """Stored shares of mixed lines that it recognises in source audio, by pair of languages."""
+        return self.calibration.switching if self.calibration is not None else {}
+
     def knows_sentences(self, keys: Collection[str]) -> bool:
         """Whether the stored error was measured on all of these sentences, so that it is their floor."""
         measured = set(self.calibration.sentences) if self.calibration is not None else set()

@@ -92,7 +92,7 @@ class _Hearing:
     def __init__(self, judge: Judge, model: Path, language: str):
         self.ledger = judge.ledger("whisper")
         self.model, self.language = model, language
-        kept: dict[str, Recognizer] = judge.__dict__.setdefault("whisper", {})
+        kept: dict[str, Recognizer] = judge.kept.setdefault("whisper", {})
         if language not in kept:
             kept[language] = Recognizer(model, RecognitionOptions(language=language, find_speech=False), load=_load)
         self.recognizer = kept[language]

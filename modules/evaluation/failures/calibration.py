@@ -56,12 +56,14 @@ class Calibration:
 
     Args:
         recognizer: hash of its weights.
+        switching: of the mixed lines of each pair of languages, [both parts recognised, lines] on source audio.
         sentences: keys of the written sentences among what was measured; their error stands for no others.
     """
 
     recognizer: str
     languages: dict[str, dict[str, Any]] = field(default_factory=dict)
     sentences: tuple[str, ...] = ()
+    switching: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Hearing(Protocol):
@@ -84,7 +86,12 @@ def read_calibration(recognizer: Path | None, identity: str) -> Calibration | No
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        calibration = Calibration(found["recognizer"], found["languages"], tuple(found.get("sentences", ())))
+        calibration = Calibration(
+            found["recognizer"],
+            found["languages"],
+            tuple(found.get("sentences", ())),
+            {pair: tuple(counts) for pair, counts in found.get("switching", {}).items()},
+        )
     except (ValueError, KeyError, TypeError):
         return None
     return calibration if calibration.recognizer == identity else None

@@ -2,19 +2,23 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from modules.checkpoint import file_hash
 from modules.corpus.espeak import SAMPLE_RATE
 from modules.corpus.phones import PAUSE
 from modules.corpus.splits import FILE_NAME as SPLITS_FILE
 from modules.corpus.voices import VoiceSet, make_voices
 from modules.data.store import FeatureStore
 from modules.evaluation.clips import corpus_clips, in_order, sentences
-from modules.evaluation.failures.calibration import Specimen
+from modules.evaluation.failures.calibration import Calibration, Specimen, calibrate
+from modules.evaluation.results import Progress, silent
 from modules.evaluation.sets.readings import PhoneReader
-from modules.evaluation.sets.shipped import load_set
+from modules.evaluation.sets.shipped import load_set, plain_sentences
+from modules.evaluation.sets.switching import source_shares
 
 VOICES_SEED = 1
 """Corpora are built from seed 0 by default; voices that another seed invents are in none of them."""
@@ -77,3 +81,33 @@ def _specimen(language: str, wav: np.ndarray, rate: int, labels: list[str], ends
     kept = [number for number, label in enumerate(labels) if label != PAUSE]
     if len(kept) >= LEAST_PHONES and len(labels) == len(ends):
         yield Specimen(language, wav, rate, tuple(labels[n] for n in kept), np.asarray(ends)[kept])
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to measure a recogniser on besides the written sentences: `count` sentences a language of each corpus;
+    `languages`: only these, none = all."""
+
+    corpora: tuple[Path, ...] = ()
+    count: int = 50
+    seed: int = 0
+    languages: tuple[str, ...] = ()
+
+
+def measure(recognizer: Path, source: Source, progress: Progress = silent) -> tuple[Calibration, str]:
+    """The calibration of a recogniser's weights, and why the written sentences are not in it ("" where they are).
+
+    Raises:
+        UserError: what `load_recognizer` raises.
+    """
+    from modules.evaluation.recognizer import load_recognizer
+
+    model, voices = load_recognizer(recognizer), unseen_voices(source.corpora)
+    reader = PhoneReader(voices.variants)
+    specimens = list(spoken_specimens(reader, source.languages, voices))
+    spoken = {specimen.language for specimen in specimens}
+    for folder in source.corpora:
+        specimens += corpus_specimens(folder, source.count, source.seed, source.languages)
+    found = calibrate(model, specimens, file_hash(recognizer), progress)
+    written = tuple(clip.key for clip in plain_sentences() if clip.language in spoken)
+    return replace(found, sentences=written, switching=source_shares(model, reader, voices)), reader.reason

@@ -25,6 +25,7 @@ _CARDS = (
     ("f0_correlation", "pitch follows the voice", "{:.2f}"),
     ("lost_rate", "lost words", "{:.1%}"),
     ("repeated_rate", "repeated words", "{:.1%}"),
+    ("lost_or_repeated_rate", "lost or repeated", "{:.1%}"),
     ("runaway_rate", "did not end", "{:.1%}"),
     ("silent_rate", "silent", "{:.1%}"),
     ("clipped_rate", "clipped", "{:.1%}"),

@@ -5,11 +5,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from modules.audio.resample import resample
+from modules.corpus.espeak import SAMPLE_RATE
+from modules.corpus.voices import VoiceSet
 from modules.evaluation.alignment import without_tones
 from modules.evaluation.clips import Clip
+from modules.evaluation.failures.calibration import Hearing
 from modules.evaluation.failures.paths import walk
 from modules.evaluation.judging import Judge, Request
 from modules.evaluation.results import Finding, Table, percent
+from modules.evaluation.sets.readings import PhoneReader
 from modules.evaluation.sets.shipped import entry_clip, load_set
 from modules.evaluation.shares import mean_interval, share_of
 
@@ -17,7 +24,7 @@ RECOGNISED = 0.5
 """A part counts as recognised below this phone error; unrelated speech reaches about 0.85."""
 _NOTE = (
     "Error: mean phone error of the parts in that language, tones not counted. Both: lines of which each part has less "
-    "than half of its phones wrong."
+    "than half of its phones wrong{floor}."
 )
 
 
@@ -34,6 +41,25 @@ def part_errors(parts: Sequence[Sequence[str]], heard: Sequence[str]) -> list[fl
         errors.append((len(part) - right + inserted) / max(1, len(part)))
         start += len(part)
     return errors
+
+
+def source_shares(recognizer: Hearing, reader: PhoneReader, voices: VoiceSet) -> dict[str, tuple[int, int]]:
+    """Of each pair of languages, (lines of which both parts are recognised, lines) in eSpeak NG's reading of them, one
+    voice a line: the floor of `judge_switching`."""
+    found: dict[str, tuple[int, int]] = {}
+    for number, entry in enumerate(load_set("switching")):
+        parts = entry["parts"]
+        voice = voices.speakers[number % len(voices.speakers)].settings
+        spoken = [reader.speak(part.get("reading") or part["text"], part["language"], voice) for part in parts]
+        if any(speech is None or not len(speech.samples) for speech in spoken):
+            continue
+        wav = np.concatenate([speech.samples.astype(np.float32) / 32768 for speech in spoken])
+        heard = recognizer.hear([resample(wav, SAMPLE_RATE, recognizer.sample_rate)])[0]
+        right = max(part_errors([entry_clip(part).phones for part in parts], heard)) < RECOGNISED
+        pair = "-".join(sorted(part["language"] for part in parts))
+        seen, of = found.get(pair, (0, 0))
+        found[pair] = (seen + right, of + 1)
+    return found
 
 
 def judge_switching(judge: Judge) -> Finding:
@@ -54,7 +80,10 @@ def judge_switching(judge: Judge) -> Finding:
     for item in items:
         pairs[item["pair"]].append(item)
     both = share_of(item["both"] for item in items)
-    values = {"items": items, "both": both.values(), "pairs": {}, "heard": len(heard)}
+    known_pairs = {item["pair"] for item in heard}
+    stored = [counts for pair, counts in judge.ear.switching().items() if pair in known_pairs]
+    floor = sum(seen for seen, _ in stored) / sum(of for _, of in stored) if stored else None
+    values = {"items": items, "both": {**both.values(), "floor": floor}, "pairs": {}, "heard": len(heard)}
     rows = []
     for pair, members in pairs.items():
         known = [item for item in members if item["errors"]]
@@ -66,8 +95,9 @@ def judge_switching(judge: Judge) -> Finding:
         share = share_of(item["both"] for item in known)
         values["pairs"][pair] = {"errors": means, "both": share.values()}
         rows.append((pair, len(known), *map(percent, means), str(share)))
+    told = "" if floor is None else f"; of source audio {percent(floor)} of the lines"
     header = ("pair", "lines", "error, first", "error, second", "both")
-    table = Table("Changing the language within a line", header, tuple(rows), _NOTE)
+    table = Table("Changing the language within a line", header, tuple(rows), _NOTE.format(floor=told))
     return Finding("switching", values, (table,) if rows else ())
 
 
