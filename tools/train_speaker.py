@@ -60,7 +60,12 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     result = train(
         stage, Loader(dataset, sampler, dataset.collate), config, arguments.output, resume=arguments.resume,
         device=pick_device(arguments.device), should_stop=progress.should_stop, on_event=progress.pass_on,
-        run_config={"speakers": arguments.speakers, "augment": arguments.augment},
+        run_config={
+            "speakers": arguments.speakers,
+            "augment": arguments.augment,
+            "learning_rate": arguments.learning_rate,
+            "data": [store.fingerprint(codes=False) for store in stores],
+        },
     )  # fmt: skip
     if result.stopped_by == "stop":
         raise Stopped

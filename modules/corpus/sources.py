@@ -129,7 +129,7 @@ SOURCES: tuple[Source, ...] = (
     Source(
         "fortunes",
         "fortunes fortunes-br fortunes-cs fortunes-de fortunes-es fortunes-it fortunes-pl fortunes-ru fortunes-zh",
-        "quotations, collections under BSD, GPL-2+ and public domain",
+        "quotations; collections under BSD, GPL-2, GPL-2+, GPL-3+ and in the public domain",
         _same("en:* de:de/* es:es/* it:it/* pl:pl/* ru:ru/* cs:cs/* pt:brasil zh:chinese"),
         ("games/fortunes/{}",),
         _fortune,
@@ -172,7 +172,7 @@ SOURCES: tuple[Source, ...] = (
     Source(
         "debian",
         "debian-faq-* debian-reference-* developers-reference-* maint-guide-* aptitude-doc-*",
-        "GPL-2+",
+        "GPL-2+; the FAQ: copies and derived works under its own notice",
         _same("en de es zh:zh-cn fr it ja ko nl pl pt ru cs"),
         (
             "doc/debian/FAQ/{0}/*.html",
