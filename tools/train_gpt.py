@@ -26,14 +26,11 @@ from modules.gpt.dataset import (
     MixSampler,
     PromptDataset,
     batches_of,
-    learn_alignment,
-    measure_unit_frames,
-    phone_names,
-    quiet_codes,
     validation_rows,
 )
 from modules.gpt.decode import Decoder
 from modules.gpt.lora import RANKS, add_lora
+from modules.gpt.measuring import learn_alignment, measure_unit_frames, phone_names, quiet_codes
 from modules.gpt.model import SpeechGPT, load_gpt
 from modules.gpt.qwen import start_backbone
 from modules.gpt.train import WEIGHTS_NAME, GPTStage, StageOptions, Validation

@@ -12,10 +12,9 @@ from modules.gpt.dataset import (
     MixSampler,
     PromptDataset,
     batches_of,
-    measure_unit_frames,
-    quiet_codes,
     validation_rows,
 )
+from modules.gpt.measuring import measure_unit_frames, quiet_codes
 
 PAIRS = MixOptions(pair_ratio=1.0, text_drop=0.0)
 
@@ -168,7 +167,7 @@ def test_the_usual_length_of_each_unit_is_found(tmp_path):
     assert found[4] == pytest.approx(dataset.frames_per_unit, rel=1e-3)  # never seen: the mean
 
 
-def test_a_large_vocabulary_costs_what_occurs_of_it(store_folder, monkeypatch):
+def test_a_large_vocabulary_costs_what_occurs_of_it(store_folder):
     dataset = PromptDataset([store_folder], "train", MixOptions())
     small = measure_unit_frames(dataset, 64)
     large = measure_unit_frames(dataset, 250_002)  # a table of all pairs would be 500 GB

@@ -11,8 +11,9 @@ from modules.config import GPTConfig
 from modules.data.features import open_store
 from modules.data.store import StoreWriter
 from modules.errors import ConfigError, UserError
-from modules.gpt.dataset import MixOptions, PromptDataset, phone_names
+from modules.gpt.dataset import MixOptions, PromptDataset
 from modules.gpt.decode import DecodeOptions, Decoder, PromptReference, build_prompts
+from modules.gpt.measuring import phone_names
 from modules.gpt.patterns import IGNORED, Pattern
 from modules.gpt.sequence import Part, arrange
 from modules.gpt.train import GPTStage, StageOptions, Validation
