@@ -27,6 +27,7 @@ import numpy as np
 
 from modules.errors import UserError
 from modules.paths import LOGS, PRETRAINED_MODELS
+from tools.flags import factor
 
 if TYPE_CHECKING:
     from modules.evaluation.judging import Judge, JudgeOptions
@@ -121,12 +122,15 @@ def train_recognizer(arguments: argparse.Namespace) -> None:
     data = partial(training.LabelledSpeech, stores, model.labels, languages=languages)
     dataset = data("train", max_seconds=arguments.max_seconds)
     model.languages = tuple(in_order({language for _, language in dataset.groups}))
+    weights = None
+    if len(dataset):
+        weights = training.draw_weights(dataset, arguments.recorded_share, dict(arguments.favour))
     sampler = LengthBuckets(
         np.array(dataset.seconds),
         budget=arguments.batch_seconds,
         max_batch=96,
         seed=arguments.seed,
-        weights=training.draw_weights(dataset, arguments.recorded_share) if len(dataset) else None,
+        weights=weights,
     )
     held = training.held_out(data("dev", augment=False), arguments.held_out)
     stage = training.RecognizerStage(model, held, arguments.learning_rate)
@@ -297,6 +301,10 @@ def _training_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-seconds", type=float, default=80.0)
     parser.add_argument("--max-seconds", type=float, default=8.0, help="longer clips are left out")
     parser.add_argument("--recorded-share", type=float, default=0.25, help="share of recordings among the drawn clips")
+    parser.add_argument(
+        "--favour", type=factor, action="append", default=[], metavar="LANGUAGE=FACTOR",
+        help="draw a language so many times as often; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--validate-every", type=int, default=250)
     parser.add_argument("--held-out", type=int, default=32, help="validation clips a source and language")

@@ -44,3 +44,15 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
+
+
+def factor(text: str) -> tuple[str, float]:
+    """The value of a flag of the form NAME=FACTOR. Raises argparse's own error unless the factor is above 0."""
+    name, _, value = text.partition("=")
+    try:
+        found = float(value)
+    except ValueError:
+        found = 0.0
+    if not name or not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not of the form NAME=FACTOR with a factor above 0")
+    return name, found

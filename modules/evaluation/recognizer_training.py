@@ -6,7 +6,7 @@ band limits, room, noise and level.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,10 +155,13 @@ def collate(items: Sequence[dict[str, np.ndarray]], samples_per_state: int = 640
     return LabelledBatch(wav, lengths, labels, torch.tensor([len(item["labels"]) for item in items]), frames)
 
 
-def draw_weights(dataset: LabelledSpeech, recorded_share: float) -> np.ndarray:
-    """Sampling weight per clip: recordings get `recorded_share`, languages the square root of their number."""
-    counts = Counter(dataset.groups)
-    weights = np.array([counts[group] ** -0.5 for group in dataset.groups])
+def draw_weights(
+    dataset: LabelledSpeech, recorded_share: float, favoured: Mapping[str, float] | None = None
+) -> np.ndarray:
+    """Sampling weight per clip: recordings get `recorded_share`, languages the square root of their number, times
+    what `favoured` says of them."""
+    counts, favoured = Counter(dataset.groups), favoured or {}
+    weights = np.array([counts[group] ** -0.5 * favoured.get(group[1], 1.0) for group in dataset.groups])
     recorded = np.array([source == "recorded" for source, _ in dataset.groups])
     if recorded.any() and not recorded.all():
         for part, share in ((recorded, recorded_share), (~recorded, 1 - recorded_share)):

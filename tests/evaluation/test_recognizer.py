@@ -1,6 +1,7 @@
 """Laws of the judge's recogniser on a toy language of tones."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -120,6 +121,12 @@ def test_rows_are_chosen_by_split_and_language_and_frames_follow_the_timing(stor
     weights = draw_weights(plain, 0.25)
     recorded = np.array([source == "recorded" for source, _ in plain.groups])
     assert weights[recorded].sum() == pytest.approx(0.25) and weights.sum() == pytest.approx(1)
+
+
+def test_a_favoured_language_is_drawn_so_many_times_as_often() -> None:
+    spoken = SimpleNamespace(groups=[("synthetic", "en")] * 4 + [("synthetic", "zh")])
+    before, after = draw_weights(spoken, 0.25), draw_weights(spoken, 0.25, {"zh": 3.0})
+    assert after[4] / after[0] == pytest.approx(3 * before[4] / before[0]) and after.sum() == pytest.approx(1)
 
 
 def test_it_learns_the_toy_language(store: FeatureStore, tmp_path: Path) -> None:
