@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     """Hear, print the table, report."""
     # Heavy imports after the flags are read.
-    from modules.evaluation.picking import PICK_FILE, PickOptions, pick
+    from modules.evaluation.picking.pick import PICK_FILE, PickOptions, pick
     from modules.runtime import seed_everything, set_threads
 
     if arguments.lines < 1:

@@ -16,8 +16,8 @@ from modules.config import load_preset
 from modules.data.manifest import write_whole
 from modules.data.sources import clean_path
 from modules.errors import UserError
-from modules.evaluation.sizing import PartSize, part_sizes, totals
-from modules.evaluation.step_cost import BatchShape, StepCost, measure_matmul_rate, measure_steps
+from modules.evaluation.costs.sizing import PartSize, part_sizes, totals
+from modules.evaluation.costs.step_cost import BatchShape, StepCost, measure_matmul_rate, measure_steps
 from modules.progress import StepProgress
 from modules.runtime import bf16_supported, device_label, pick_device, seed_everything, set_threads
 from tools.flags import add_options, options_from

@@ -18,7 +18,7 @@ from modules.paths import PRETRAINED_MODELS
 from modules.text.sentences import CUTS, split_text
 
 if TYPE_CHECKING:
-    from modules.evaluation.part_cost import PartCost
+    from modules.evaluation.costs.part_cost import PartCost
     from modules.inference.options import Segment, SpeakOptions
     from modules.inference.synthesizer import Synthesizer
     from modules.inference.voice import Voice
@@ -194,7 +194,7 @@ def _load(arguments: argparse.Namespace) -> tuple["Synthesizer", list["PartCost"
             preset=own,
         )
         return synthesizer, [], {"folder": str(folder)}
-    from modules.evaluation.part_cost import watched
+    from modules.evaluation.costs.part_cost import watched
     from modules.inference.random_parts import random_parts
     from modules.runtime import pick_device
 

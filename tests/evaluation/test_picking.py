@@ -14,12 +14,13 @@ from modules.audio.io import read
 from modules.checkpoint import Lineage, load_weights, save_weights
 from modules.data.store import FeatureStore, StoreWriter
 from modules.errors import Stopped, UserError
-from modules.evaluation import picking_lines, picking_panel
-from modules.evaluation.picking import PickOptions, pick, weight_files
-from modules.evaluation.picking_choice import Output, Row, choose
-from modules.evaluation.picking_ears import Ears, _aligned_distance, likeness, load_hearing
-from modules.evaluation.picking_lines import choose_lines
-from modules.evaluation.picking_panel import Panel
+from modules.evaluation.picking import lines as picking_lines
+from modules.evaluation.picking import panel as picking_panel
+from modules.evaluation.picking.choice import Output, Row, choose
+from modules.evaluation.picking.ears import Ears, _aligned_distance, likeness, load_hearing
+from modules.evaluation.picking.lines import choose_lines
+from modules.evaluation.picking.panel import Panel
+from modules.evaluation.picking.pick import PickOptions, pick, weight_files
 from modules.experiment import Experiment
 from modules.inference.parts import load_parts
 from modules.paths import PRETRAINED_MODELS

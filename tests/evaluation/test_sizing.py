@@ -7,8 +7,8 @@ import torch
 
 from modules.config import GroupedConfig, Preset, SpeechTokenizerConfig, load_preset
 from modules.errors import Stopped
-from modules.evaluation.sizing import PartSize, part_sizes, totals
-from modules.evaluation.step_cost import BatchShape, measure_steps
+from modules.evaluation.costs.sizing import PartSize, part_sizes, totals
+from modules.evaluation.costs.step_cost import BatchShape, measure_steps
 from modules.gpt.building import build_gpt_of_preset
 from modules.vits2.building import build_vits2
 from tests.tiny import tiny_preset

@@ -11,10 +11,10 @@ import torch
 from modules.checkpoint import Lineage
 from modules.config import GroupedConfig, Preset, SpeechTokenizerConfig, TextConfig, to_dict
 from modules.errors import UserError
+from modules.evaluation.costs.part_cost import watched
 from modules.evaluation.judging import JudgeOptions, open_judge
-from modules.evaluation.part_cost import watched
-from modules.evaluation.picking import _speaking_the_same
-from modules.evaluation.picking_panel import Panel
+from modules.evaluation.picking.panel import Panel
+from modules.evaluation.picking.pick import _speaking_the_same
 from modules.gpt.building import build_gpt_of_preset
 from modules.gpt.model import save_gpt
 from modules.inference import parts as parts_module

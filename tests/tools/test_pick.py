@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from modules.data.store import StoreWriter
-from modules.evaluation import picking_lines
+from modules.evaluation.picking import lines as picking_lines
 from modules.experiment import Experiment
 from modules.training.events import read_events
 from tests.tiny import build_tiny_model_folder, synthetic_speech

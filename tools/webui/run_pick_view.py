@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from modules.evaluation.picking_choice import DISTANCE_WEIGHTS
+from modules.evaluation.picking.choice import DISTANCE_WEIGHTS
 from tools.webui.jobs_view import facts, safe
 from tools.webui.messages import Translator
 from tools.webui.retelling import retell

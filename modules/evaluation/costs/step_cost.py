@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 from modules.config import Preset, field
 from modules.data.batching import map_tensors
 from modules.errors import Stopped
-from modules.evaluation.sizing import MIB
+from modules.evaluation.costs.sizing import MIB
 from modules.gpt.building import build_gpt_of_preset
 from modules.gpt.sequence import Part, arrange
 from modules.gpt.train import GPTStage, StageOptions, Validation

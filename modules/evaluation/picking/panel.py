@@ -17,9 +17,9 @@ from modules.audio.pitch import track_f0
 from modules.audio.resample import resample
 from modules.data.store import FeatureStore
 from modules.errors import Stopped, UserError
-from modules.evaluation.picking_choice import Output, Row
-from modules.evaluation.picking_ears import Ears, Heard, likeness
-from modules.evaluation.picking_lines import Line, Lines, sound
+from modules.evaluation.picking.choice import Output, Row
+from modules.evaluation.picking.ears import Ears, Heard, likeness
+from modules.evaluation.picking.lines import Line, Lines, sound
 from modules.gpt.losses import content_loss
 from modules.gpt.sequence import Part, arrange
 from modules.inference.finishing import finish, trim

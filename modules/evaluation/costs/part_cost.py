@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modules.evaluation.sizing import MIB
+from modules.evaluation.costs.sizing import MIB
 from modules.inference.parts import Parts
 from modules.training.memory import PeakMemory
 

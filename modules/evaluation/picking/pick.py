@@ -20,10 +20,10 @@ import torch
 from modules.checkpoint import load_weights, write_atomic
 from modules.data.features import open_store
 from modules.errors import UserError
-from modules.evaluation.picking_choice import Row, choose
-from modules.evaluation.picking_ears import Ears
-from modules.evaluation.picking_lines import Lines, choose_lines
-from modules.evaluation.picking_panel import Panel
+from modules.evaluation.picking.choice import Row, choose
+from modules.evaluation.picking.ears import Ears
+from modules.evaluation.picking.lines import Lines, choose_lines
+from modules.evaluation.picking.panel import Panel
 from modules.experiment import Experiment
 from modules.inference.parts import GPT_FILE, S3_FILE, VITS2_FILE, Parts, load_parts
 from modules.paths import PRETRAINED_MODELS
