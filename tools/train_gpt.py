@@ -100,7 +100,8 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     if find_places is not None:
         find_places(dataset)
     model.train()
-    model.statistics |= {"frames_per_unit": dataset.frames_per_unit, "quiet_codes": quiet_codes(dataset)}
+    measured = {"frames_per_unit": dataset.frames_per_unit, "quiet_codes": quiet_codes(dataset)}
+    model.statistics |= {**measured, "max_length": mix.max_length}
     if model.config.positions == "aligned" and not arguments.init:
         model.unit_frames.copy_(torch.from_numpy(measure_unit_frames(dataset, model.text_vocab)))
     stage = _stage(arguments, preset, model, _validation(arguments, mix, model, find_places))

@@ -224,13 +224,15 @@ class Decoder:
         return F.linear(F.silu(turn(hidden)), matrix, bias).float().cpu()
 
     def _result(self, speech: Speech, pointer: Pointer | None) -> Generated:
-        frames = torch.tensor(speech.spoken(), dtype=torch.int64).reshape(-1, self.pattern.streams)
+        said, kept = torch.tensor(speech.frames, dtype=torch.int64).reshape(-1, self.pattern.streams), speech.kept()
+        frames = said[kept]
         phones = frames[:, 0] if self.pattern.phones else None
-        said = zip(frames[:, self.pattern.content].tolist(), repeat(None) if phones is None else phones.tolist())
-        quiet = sum(self.quiet.holds(*frame) for frame in said) / max(len(frames), 1)
+        sounds = zip(frames[:, self.pattern.content].tolist(), repeat(None) if phones is None else phones.tolist())
+        quiet = sum(self.quiet.holds(*sound) for sound in sounds) / max(len(frames), 1)
         finished = pointer is None or pointer.at_end
         codes = frames[:, self.pattern.tokens]
-        reads = None if pointer is None else frames[:, -1].cumsum(0) - frames[:, -1]
+        # Frames that are left out have moved the pointer too.
+        reads = None if pointer is None else (said[:, -1].cumsum(0) - said[:, -1])[kept]
         return Generated(codes, speech.stopped_by or "eos", phones, quiet, finished, reads)
 
 

@@ -62,10 +62,10 @@ class Speech:
         if self.on_frame is not None:
             self.on_frame(len(self.frames), torch.tensor(frame[self._tokens]))
 
-    def spoken(self) -> list[list[int]]:
-        """The frames that count."""
-        said = self.frames[: len(self.content)]
-        return [frame for place, frame in enumerate(said) if place not in self._left_out] if self._left_out else said
+    def kept(self) -> list[int]:
+        """The places of the frames that count."""
+        said = range(min(len(self.frames), len(self.content)))
+        return [place for place in said if place not in self._left_out]
 
 
 class Writer(Protocol):

@@ -155,6 +155,19 @@ def test_silence_before_the_end_of_the_text_is_a_pause(reader: SpeechGPT) -> Non
     assert (said.stopped_by, said.phones.tolist()) == ("eos", [1, 2, *repeat(PAUSE, 5), 3, 4, 5])
 
 
+def test_frames_of_a_pause_that_are_left_out_have_moved_the_pointer_too(reader: SpeechGPT) -> None:
+    options = replace(GUARDED, usual_frames=1, pause_frames=3)
+
+    def say(options: DecodeOptions):
+        phones = chain([1, 2], repeat(PAUSE, 5), [3, 4, PHONE_EOS])
+        advances = chain([1, 1, 0, 0, 0, 1, 0], repeat(1))
+        return read(reader, phones, advances=advances, options=options, text=(3, 4, 5, 6, 7, 8))
+
+    cut, whole = say(options), say(replace(options, pause_frames=0))
+    assert len(cut.codes) < len(whole.codes)
+    assert cut.reads.tolist() == [*whole.reads[:5].tolist(), *whole.reads[7:].tolist()]
+
+
 def test_phones_that_go_round_in_circles_are_stopped_whatever_their_content(reader: SpeechGPT) -> None:
     rng = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 4, (400,), generator=rng).tolist()
