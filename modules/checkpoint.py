@@ -93,6 +93,23 @@ def load_weights(path: Path | str) -> Weights:
     return Weights(state, config, lineage)
 
 
+def load_stage(path: Path | str, *keys: str, stage: str) -> Weights:
+    """`load_weights` of a file whose config must hold `keys`; `stage` is what a person calls such weights.
+
+    Raises:
+        UserError: weights_missing, weights_unreadable, weights_wrong_stage.
+    """
+    weights = load_weights(path)
+    if any(key not in weights.config for key in keys):
+        raise UserError(
+            "weights_wrong_stage",
+            "{file} does not hold {stage} weights; choose a file written by its training.",
+            file=str(path),
+            stage=stage,
+        )
+    return weights
+
+
 def file_hash(path: Path | str) -> str:
     """sha256 of a file's bytes, hex."""
     with open(path, "rb") as file:

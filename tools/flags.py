@@ -4,6 +4,7 @@ that several steps take."""
 import argparse
 import dataclasses
 import typing
+from pathlib import Path
 from typing import Any, TypeVar
 
 from modules.config import from_dict
@@ -44,6 +45,21 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
+
+
+def add_small_training(parser: argparse._ActionsContainer, *, validate_every: int) -> None:
+    """The flags of a training that one process does: its length, its rate, its machine."""
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
+    parser.add_argument("--max-steps", type=int, default=20000)
+    parser.add_argument("--max-minutes", type=float, default=0.0, help="end, annealed, after so many minutes; 0 = off")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--validate-every", type=int, default=validate_every)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = PyTorch's choice")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default auto)")
+    parser.add_argument(
+        "--job", type=Path, metavar="FOLDER", help="run folder of the job that started this; progress goes there"
+    )
 
 
 def factor(text: str) -> tuple[str, float]:

@@ -21,7 +21,7 @@ from modules.runtime import pick_device, seed_everything, set_threads
 from modules.training.loop import LoopConfig, train
 from modules.vits2.speaker import SpeakerEncoder
 from modules.vits2.speaker_training import DifferentSpeakers, SpeakerPairs, SpeakerStage
-from tools.flags import share
+from tools.flags import add_small_training, share
 from tools.running import run_step
 
 VALIDATION_BATCHES, VALIDATION_SPEAKERS = 4, 20
@@ -92,19 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, nargs="+", action="extend", required=True, help="feature stores")
     parser.add_argument("--output", type=Path, required=True, help="run folder")
     parser.add_argument("--preset", default="nano", help="whose sample rate is used")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
-    parser.add_argument("--max-steps", type=int, default=20000)
-    parser.add_argument("--max-minutes", type=float, default=0.0, help="end, annealed, after so many minutes; 0 = off")
     parser.add_argument("--speakers", type=int, default=96, help="different speakers in a batch")
     parser.add_argument("--augment", type=share, default=0.5, help="share of pairs with one degraded side")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--validate-every", type=int, default=250)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument(
-        "--job", type=Path, metavar="FOLDER", help="run folder of the job that started this; progress goes there"
-    )
+    add_small_training(parser, validate_every=250)
     return parser
 
 

@@ -22,8 +22,8 @@ from modules.corpus.phones import label_inventory
 from modules.data.batching import LengthBuckets, Loader
 from modules.data.dropping import read_dropped
 from modules.data.store import FeatureStore
-from modules.errors import Stopped, UserError
-from modules.progress import REFUSED_EXIT, STOPPED_EXIT, StepProgress
+from modules.errors import Stopped
+from modules.progress import StepProgress
 from modules.runtime import pick_device, seed_everything, set_threads
 from modules.speech.dataset import BUCKET_TOKENS, RecognitionDataset, balanced_weights, collate
 from modules.speech.s3 import SemanticTokenizer
@@ -31,7 +31,8 @@ from modules.speech.train import TokenizerStage, load_tokenizer, relabel
 from modules.text.spoken import spoken_text
 from modules.text.tokenizer import TextTokenizer
 from modules.training.loop import LoopConfig, train
-from tools.flags import share
+from tools.flags import add_small_training, share
+from tools.running import run_step
 
 MOST_REPEATS = 8
 
@@ -39,16 +40,8 @@ MOST_REPEATS = 8
 def main(argv: list[str] | None = None) -> int:
     """Run one of the two trainings; returns the exit code: 0 done, 2 a mistake in the input, 3 stopped."""
     arguments = _parser().parse_args(argv)
-    try:
-        with StepProgress(arguments.job, say=functools.partial(print, flush=True)) as progress:
-            (train_speech if arguments.kind == "speech" else train_text)(arguments, progress)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return REFUSED_EXIT
-    except (Stopped, KeyboardInterrupt):
-        print("stopped; run it again (speech: with --resume) to go on", file=sys.stderr)
-        return STOPPED_EXIT
-    return 0
+    work = functools.partial(train_speech if arguments.kind == "speech" else train_text, arguments)
+    return run_step(work, arguments.job, stopped="stopped; run it again (speech: with --resume) to go on")
 
 
 def train_text(arguments: argparse.Namespace, progress: StepProgress) -> None:
@@ -181,9 +174,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--language", action="append", help="text: only these languages")
     parser.add_argument("--init", type=Path, help="speech: start from these weights")
     parser.add_argument("--weights-out", type=Path, help="speech: copy the final weights here")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
-    parser.add_argument("--max-steps", type=int, default=20000)
-    parser.add_argument("--max-minutes", type=float, default=0.0, help="end, annealed, after so many minutes; 0 = off")
     parser.add_argument("--batch-seconds", type=float, default=100.0)
     parser.add_argument("--max-seconds", type=float, default=9.0, help="longer clips are left out")
     parser.add_argument("--recorded-share", type=float, default=0.6, help="share of recordings among the drawn clips")
@@ -197,14 +187,7 @@ def _parser() -> argparse.ArgumentParser:
         "--drop", type=Path, action="append", default=[], metavar="REPORT",
         help="speech: leave out the clips that this report of tools.corpus clean lists; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--validate-every", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument(
-        "--job", type=Path, metavar="FOLDER", help="run folder of the job that started this; progress goes there"
-    )
+    add_small_training(parser, validate_every=300)
     return parser
 
 

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modules.checkpoint import Lineage, load_weights, save_weights
+from modules.checkpoint import Lineage, load_stage, save_weights
 from modules.config import from_dict, to_dict
 from modules.corpus.phones import PAUSE
-from modules.errors import UserError
 from modules.training.relabel import carry_labels
 
 BLANK = 0
@@ -221,14 +220,7 @@ def load_recognizer(path: Path) -> PhoneRecognizer:
     Raises:
         UserError: weights_missing, weights_unreadable, weights_wrong_stage.
     """
-    weights = load_weights(path)
-    if STAGE not in weights.config:
-        raise UserError(
-            "weights_wrong_stage",
-            "{file} does not hold {stage} weights; choose a file written by its training.",
-            file=str(path),
-            stage="phone recogniser",
-        )
+    weights = load_stage(path, STAGE, stage="phone recogniser")
     sizes, known = from_dict(RecognizerConfig, weights.config[STAGE]), weights.config.get("languages", ())
     model = PhoneRecognizer(sizes, weights.config["labels"], known)
     model.load_state_dict(weights.state)

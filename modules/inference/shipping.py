@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from modules.checkpoint import load_weights, save_weights, write_atomic
+from modules.checkpoint import load_stage, load_weights, save_weights, write_atomic
 from modules.config import Preset, to_dict
 from modules.errors import UserError
 from modules.inference.parts import GPT_FILE, PRESET_FILE, S3_FILE, TOKENIZER_FILE, VITS2_FILE
@@ -96,14 +96,7 @@ def _without(prefix: str) -> Callable[[str], bool]:
 
 
 def _copy(source: Path, target: Path, key: str, keep: Callable[[str], bool]) -> Path:
-    weights = load_weights(source)
-    if key not in weights.config:
-        raise UserError(
-            "weights_wrong_stage",
-            "{file} does not hold {stage} weights; choose a file written by its training.",
-            file=str(source),
-            stage=key,
-        )
+    weights = load_stage(source, key, stage=key)
     target.parent.mkdir(parents=True, exist_ok=True)
     state = {name: tensor for name, tensor in weights.state.items() if keep(name)}
     config = weights.config

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modules.checkpoint import Lineage, load_weights, save_weights
+from modules.checkpoint import Lineage, load_stage, load_weights, save_weights
 from modules.config import SpeechTokenizerConfig, from_dict, to_dict
 from modules.errors import UserError
 from modules.speech.dataset import IGNORE, RecognitionBatch, mask_bands_and_frames, warp_bands
@@ -118,14 +118,7 @@ def load_tokenizer(path: Path, *, with_recogniser: bool | None = False) -> Seman
     Raises:
         UserError: missing or foreign file, or a head was asked for and the file has none.
     """
-    weights = load_weights(path)
-    if "tokenizer" not in weights.config:
-        raise UserError(
-            "weights_wrong_stage",
-            "{file} does not hold {stage} weights; choose a file written by its training.",
-            file=str(path),
-            stage="speech tokenizer",
-        )
+    weights = load_stage(path, "tokenizer", stage="speech tokenizer")
     if with_recogniser is None:
         with_recogniser = any(name.startswith(RECOGNISER_PREFIX) for name in weights.state)
     labels = tuple(weights.config["labels"]) if with_recogniser else ()

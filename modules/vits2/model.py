@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.audio.spectral import LogMel
-from modules.checkpoint import Lineage, load_weights, save_weights
+from modules.checkpoint import Lineage, load_stage, save_weights
 from modules.config import AudioConfig, SpeechTokenizerConfig, TextConfig, VITS2Config, from_dict, to_dict
 from modules.errors import UserError
 from modules.speech.grouped import PREFIX as QUANTIZER_PREFIX
@@ -324,14 +324,7 @@ def load_vits2(path: Path, *, speaking: bool = False) -> VITS2:
     Raises:
         UserError: weights_missing, weights_unreadable, or weights_wrong_stage for another stage's file.
     """
-    weights = load_weights(path)
-    if "vits2" not in weights.config or "codebook_sizes" not in weights.config:
-        raise UserError(
-            "weights_wrong_stage",
-            "{file} does not hold {stage} weights; choose a file written by its training.",
-            file=str(path),
-            stage="VITS2",
-        )
+    weights = load_stage(path, "vits2", "codebook_sizes", stage="VITS2")
     tokenizer = weights.config.get("tokenizer")
     model = VITS2(
         from_dict(VITS2Config, weights.config["vits2"]),

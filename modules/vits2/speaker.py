@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.audio.spectral import mel_filters
-from modules.checkpoint import Lineage, load_weights, save_weights
-from modules.errors import UserError
+from modules.checkpoint import Lineage, load_stage, save_weights
 from modules.speech.style import StyleEncoder
 from modules.vits2.frames import PowerSpectrum
 
@@ -67,14 +66,7 @@ def load_speaker_encoder(path: Path) -> SpeakerEncoder:
     Raises:
         UserError: weights_missing, weights_unreadable, weights_wrong_stage.
     """
-    weights = load_weights(path)
-    if STAGE not in weights.config:
-        raise UserError(
-            "weights_wrong_stage",
-            "{file} does not hold {stage} weights; choose a file written by its training.",
-            file=str(path),
-            stage="speaker encoder",
-        )
+    weights = load_stage(path, STAGE, stage="speaker encoder")
     model = SpeakerEncoder(**weights.config[STAGE])
     model.load_state_dict(weights.state)
     return model.eval().requires_grad_(False)

@@ -15,29 +15,17 @@ from modules.gpt.dataset import MixOptions, PromptDataset
 from modules.gpt.decode import DecodeOptions, Decoder, PromptReference, build_prompts
 from modules.gpt.measuring import phone_names
 from modules.gpt.patterns import IGNORED, Pattern
-from modules.gpt.sequence import Part, arrange
+from modules.gpt.sequence import arrange
 from modules.gpt.train import GPTStage, StageOptions, Validation
+from tests.gpt.loud import PHONES, SIZES, loud_model, spoken
 
-PHONES = 6
-CONFIG = GPTConfig(
-    hidden=48, layers=2, heads=4, kv_heads=2, intermediate=64, max_positions=256, dropout=0.0, phones=PHONES
-)
+CONFIG = GPTConfig(**SIZES, phones=PHONES)
 PATTERN = Pattern((PHONES, 64, 8), phones=True)
 
 
 @pytest.fixture
 def model(make_gpt):
-    torch.manual_seed(0)
-    model = make_gpt(config=CONFIG, positions="aligned")
-    for parameter in model.parameters():  # fresh tables are so quiet that nothing would show
-        parameter.data.mul_(4.0) if parameter.ndim > 1 else None
-    return model
-
-
-def spoken(seed: int, frames: int = 9, units: int = 4) -> Part:
-    rng = np.random.default_rng(seed)
-    phones, codes = rng.integers(0, PHONES, frames), rng.integers(0, 64, (frames, 2)) % [64, 8]
-    return Part(rng.integers(0, 40, units), codes, phones=phones)
+    return loud_model(make_gpt, CONFIG)
 
 
 def test_frames_without_phones_have_a_gap_and_the_end_is_a_phone():

@@ -1,6 +1,7 @@
 """The pointer: where the text is read, in training and in speaking."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,32 +14,20 @@ from modules.gpt.decode import DecodeOptions, Decoder, PromptReference, build_pr
 from modules.gpt.patterns import ADVANCES, IGNORED
 from modules.gpt.prompts import without_text
 from modules.gpt.reading import Pointer
-from modules.gpt.sequence import Part, arrange
+from modules.gpt.sequence import arrange
 from modules.gpt.train import GPTStage, StageOptions, Validation
 from modules.gpt.unit_alignment import UnitAligner, runs
+from tests.gpt.loud import PHONES, SIZES, loud_model
+from tests.gpt.loud import spoken as spoken_of
 
-PHONES = 6
-CONFIG = GPTConfig(
-    hidden=48, layers=2, heads=4, kv_heads=2, intermediate=64, max_positions=256, dropout=0.0, phones=PHONES,
-    reading="pointer",
-)  # fmt: skip
+CONFIG = GPTConfig(**SIZES, phones=PHONES, reading="pointer")
 FREE = DecodeOptions(top_k=0, phone_top_k=0, ras_window=0, guard=False, max_frames=30, seed=1)
+spoken = partial(spoken_of, reading=True)
 
 
 @pytest.fixture
 def model(make_gpt):
-    torch.manual_seed(0)
-    model = make_gpt(config=CONFIG, positions="aligned")
-    for parameter in model.parameters():  # fresh tables are so quiet that nothing would show
-        parameter.data.mul_(4.0) if parameter.ndim > 1 else None
-    return model
-
-
-def spoken(seed: int, frames: int = 9, units: int = 4) -> Part:
-    rng = np.random.default_rng(seed)
-    phones, codes = rng.integers(0, PHONES, frames), rng.integers(0, 64, (frames, 2)) % [64, 8]
-    reads = np.sort(rng.integers(0, units, frames))
-    return Part(rng.integers(0, 40, units), codes, phones=phones, reads=reads - reads[0])
+    return loud_model(make_gpt, CONFIG)
 
 
 def test_advances_are_predicted_and_do_not_enter(model):

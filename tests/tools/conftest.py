@@ -9,7 +9,7 @@ import pytest
 
 from modules.config import to_dict
 from modules.data.store import StoreWriter
-from tests.tiny import synthetic_speech, tiny_preset
+from tests.tiny import build_tiny_model_folder, synthetic_speech, tiny_preset
 
 
 class TrainingData(NamedTuple):
@@ -43,3 +43,11 @@ def training_data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     root = tmp_path_factory.mktemp("training")
     (root / "tiny.json").write_text(json.dumps(to_dict(tiny_preset())))
     return TrainingData(root / "tiny.json", write_store(root / "store", 12))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete tiny model folder with random weights."""
+    folder = tmp_path_factory.mktemp("models")
+    build_tiny_model_folder(folder)
+    return folder

@@ -11,16 +11,9 @@ from modules.checkpoint import Lineage
 from modules.data.features import open_store
 from modules.data.store import StoreWriter
 from modules.evaluation.recognizer import PhoneRecognizer, RecognizerConfig, save_recognizer
-from tests.tiny import build_tiny_model_folder, synthetic_speech
+from tests.tiny import synthetic_speech
 from tools import corpus as corpus_tool
 from tools import extract
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    build_tiny_model_folder(folder)
-    return folder
 
 
 @pytest.fixture

@@ -15,17 +15,10 @@ from modules.data.features import LineWriter, open_store
 from modules.errors import UserError
 from modules.gpt.dataset import MixOptions, PromptDataset
 from modules.vits2.dataset import DecoderDataset
-from tests.tiny import build_tiny_model_folder, synthetic_speech, write_wav
+from tests.tiny import synthetic_speech, write_wav
 from tools import extract
 
 CLIPS = 10
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    build_tiny_model_folder(folder)
-    return folder
 
 
 @pytest.fixture

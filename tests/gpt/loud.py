@@ -1,0 +1,34 @@
+"""Models of random weights that say phones, loud enough that what they read changes what they say, and speech for them.
+
+Shapes: T frames, U text units.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from modules.config import GPTConfig
+from modules.gpt.model import SpeechGPT
+from modules.gpt.sequence import Part
+
+PHONES = 6
+SIZES = {"hidden": 48, "layers": 2, "heads": 4, "kv_heads": 2, "intermediate": 64, "max_positions": 256, "dropout": 0.0}
+
+
+def loud_model(make_gpt: Callable[..., SpeechGPT], config: GPTConfig) -> SpeechGPT:
+    """A model whose tables are four times as loud as fresh ones, which are so quiet that nothing would show."""
+    torch.manual_seed(0)
+    model = make_gpt(config=config, positions="aligned")
+    for parameter in model.parameters():
+        parameter.data.mul_(4.0) if parameter.ndim > 1 else None
+    return model
+
+
+def spoken(seed: int, frames: int = 9, units: int = 4, *, reading: bool = False) -> Part:
+    """Random codes [T, 2], phones [T] and text [U]; where it is read too, if `reading`."""
+    rng = np.random.default_rng(seed)
+    phones, codes = rng.integers(0, PHONES, frames), rng.integers(0, 64, (frames, 2)) % [64, 8]
+    reads = np.sort(rng.integers(0, units, frames)) if reading else None
+    text = rng.integers(0, 40, units)
+    return Part(text, codes, phones=phones, reads=None if reads is None else reads - reads[0])
