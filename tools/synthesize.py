@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--repetition-penalty", type=float, default=1.35)
-    parser.add_argument("--guidance", type=float, default=1.0, help="how strictly the text is followed; 0 = off")
+    parser.add_argument("--guidance", type=float, default=0.0, help="hold the text harder, for twice the time")
     parser.add_argument("--noise-scale", type=float, default=0.35, help="how much the decoder varies")
     parser.add_argument(
         "--no-fuse-gpt", action="store_true", help="prompt the language model with the heaviest reference alone"

@@ -44,6 +44,7 @@ from modules.speech.train import load_with_head
 from modules.training.loop import LoopConfig
 from modules.training.stage import Samples
 from modules.training.suggestions import usual_learning_rate
+from tools.flags import share
 from tools.running import run_step
 from tools.training import (
     add_beginning,
@@ -88,6 +89,7 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     mix = MixOptions(
         pair_ratio=arguments.pair_ratio,
         max_references=arguments.max_references,
+        foreign_prompts=arguments.foreign_prompts,
         share_recorded=arguments.share_recorded,
         language_exponent=arguments.language_exponent,
         max_seconds=arguments.max_seconds,
@@ -375,6 +377,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ema-decay", type=float, default=0.995)
     parser.add_argument("--pair-ratio", type=float, default=0.75, help="share of targets with prompts")
     parser.add_argument("--max-references", type=int, default=2)
+    parser.add_argument(
+        "--foreign-prompts", type=share, default=0.0,
+        help="share of the prompted synthetic targets that follow recordings by anybody, of like pace",
+    )  # fmt: skip
     parser.add_argument("--share-recorded", type=float, help="share of recorded speech; default: as in the stores")
     parser.add_argument("--language-exponent", type=float, default=1.0, help="1 = as in the stores, 0 = even")
     parser.add_argument("--max-seconds", type=float, default=12.0, help="longer utterances are left out")

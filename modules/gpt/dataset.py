@@ -23,6 +23,10 @@ PHONES = "phones"
 """Column of feature stores: the phone of each frame by its name, with spaces between; empty where nobody knows."""
 
 
+ALIKE = 100
+"""So many slower and so many faster recordings count as of like pace."""
+
+
 @dataclass(frozen=True)
 class MixOptions:
     """What rows are made of.
@@ -30,6 +34,9 @@ class MixOptions:
     Args:
         pair_ratio: share of targets that get prompts of the same speaker.
         max_references: most prompts before a target; their number is drawn evenly from 1 to this.
+        foreign_prompts: share of the prompted synthetic targets whose prompts are recordings of like pace, by anybody.
+            Speech tokens of recordings are less clear than those of synthetic speech; a model that never saw the one
+            before the other goes on as unclearly as a real voice begins.
         text_drop: share of prompts that lose their text, so that a reference without transcript is no surprise.
         hidden_prompts: share of rows whose prompts are as at run time, for models that learn from more than that.
         untold: share of targets without text, for such models too: guidance asks what would be said without it.
@@ -41,6 +48,7 @@ class MixOptions:
 
     pair_ratio: float = 0.75
     max_references: int = 2
+    foreign_prompts: float = 0.0
     text_drop: float = 0.03
     hidden_prompts: float = 0.5
     untold: float = 0.06
@@ -115,6 +123,7 @@ class PromptDataset:
         order = np.argsort(self.speaker_of, kind="stable")
         cuts = np.flatnonzero(np.diff(self.speaker_of[order])) + 1
         self._members = np.split(order, cuts)
+        self._pace, self._by_pace = self._paces() if options.foreign_prompts else (None, order[:0])
 
     def __len__(self) -> int:
         """Number of different targets."""
@@ -133,7 +142,11 @@ class PromptDataset:
         """Utterances of row `index`, prompts first and target last."""
         target, rng = index % len(self), np.random.default_rng(index)
         members = self._members[self.speaker_of[target]]
-        if len(members) < 2 or rng.random() >= self.options.pair_ratio:
+        if rng.random() >= self.options.pair_ratio:
+            return [target]
+        if len(self._by_pace) and not self.recorded[target] and rng.random() < self.options.foreign_prompts:
+            members = self._alike(target)
+        elif len(members) < 2:
             return [target]
         wanted = int(rng.integers(1, self.options.max_references + 1))
         picks = members[rng.integers(0, len(members), 3 * wanted)]
@@ -144,6 +157,23 @@ class PromptDataset:
                 chosen.append(pick)
                 room -= self._length(pick)
         return [*chosen, target]
+
+    def _paces(self) -> tuple[np.ndarray, np.ndarray]:
+        """How slow each utterance is among those of its language that are recorded or synthetic like it, 0 to 1, and
+        the recordings in that order."""
+        pace = np.zeros(len(self))
+        group = 2 * self.language_of + self.recorded
+        for number in np.unique(group):
+            rows = np.flatnonzero(group == number)
+            ranks = np.argsort(np.argsort(self.frames[rows] / self.units[rows], kind="stable"), kind="stable")
+            pace[rows] = (ranks + 0.5) / len(rows)
+        recordings = np.flatnonzero(self.recorded)
+        return pace, recordings[np.argsort(pace[recordings], kind="stable")]
+
+    def _alike(self, target: int) -> np.ndarray:
+        """The recordings whose pace is the most like that of a target."""
+        place = int(np.searchsorted(self._pace[self._by_pace], self._pace[target]))
+        return self._by_pace[max(0, place - ALIKE) : place + ALIKE]
 
     def length(self, chosen: Sequence[int]) -> int:
         """Positions of a row of those utterances."""

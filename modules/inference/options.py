@@ -40,7 +40,7 @@ class SpeakOptions:
     top_p: float = _option(1.0, "sample among the most likely codes that hold this share", 0.0, 1.0)
     temperature: float = _option(0.7, "below 1 steadier, above 1 livelier; 0 = always the most likely", 0.0, 2.0)
     repetition_penalty: float = _option(1.35, "above 1 avoids codes that were just used", 1.0, 5.0)
-    guidance: float = _option(1.0, "how much harder than usual the text is held to; 0 = off, and faster", 0.0, 5.0)
+    guidance: float = _option(0.0, "how much harder than usual the text is held to; 0 = off, and faster", 0.0, 5.0)
     speed: float = _option(1.0, "speaking rate; the pitch stays", 0.6, 1.65)
     pause_seconds: float = _option(0.3, "pause between sentences, s", 0.0, 3.0)
     cut: str = "auto"

@@ -1,11 +1,14 @@
 """Rows out of a store: prompts of the same speaker, the mix, budgets, resuming."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from modules.data.batching import Loader
 from modules.data.store import StoreWriter
 from modules.errors import UserError
+from modules.gpt import dataset as gpt_dataset
 from modules.gpt.dataset import (
     Collate,
     MixOptions,
@@ -38,6 +41,22 @@ def test_the_ratio_of_pairs_is_kept(store_folder):
     dataset = PromptDataset([store_folder], "train", MixOptions(pair_ratio=0.5))
     pairs = [len(dataset.choose(i)) > 1 for i in range(20 * len(dataset))]
     assert np.mean(pairs) == pytest.approx(0.5, abs=0.06)
+
+
+def test_recordings_of_like_pace_stand_before_synthetic_speech(store_folder, monkeypatch):
+    monkeypatch.setattr(gpt_dataset, "ALIKE", 2)
+    dataset = PromptDataset([store_folder], "train", replace(PAIRS, max_references=1, foreign_prompts=1.0))
+    rows = [dataset.choose(i) for i in range(40 * len(dataset))]
+    foreign = [(prompt, target) for *prompts, target in rows for prompt in prompts if not dataset.recorded[target]]
+    assert foreign and all(dataset.recorded[prompt] for prompt, _ in foreign)
+    own = [(prompt, target) for *prompts, target in rows for prompt in prompts if dataset.recorded[target]]
+    assert own and all(dataset.speaker_of[prompt] == dataset.speaker_of[target] for prompt, target in own)
+    # Slow recordings before slow speech: how slow each is, in ranks among those like it.
+    slow = [[dataset._pace[i] for i in pair] for pair in foreign]
+    assert np.corrcoef(np.array(slow).T)[0, 1] > 0.6
+    mixed = PromptDataset([store_folder], "train", replace(PAIRS, foreign_prompts=0.5))
+    found = [mixed.recorded[row[0]] for row in map(mixed.choose, range(20 * len(mixed))) if not mixed.recorded[row[-1]]]
+    assert 0.4 < np.mean(found) < 0.7
 
 
 def test_only_the_asked_split_and_sensible_lengths(store_folder):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.inference.options import SpeakOptions
 from modules.inference.synthesizer import Synthesizer
 from tests.tiny import build_tiny_model_folder, synthetic_speech, write_wav
 from tools import synthesize
@@ -55,6 +56,11 @@ def test_json_is_one_line_and_the_sidecar_can_make_it_again(
     again = tmp_path / "again.wav"
     assert synthesize.main(arguments(folder, again, *more, "--seed", str(kept["options"]["seed"]))) == 0
     assert frames_of(again) == frames_of(output)
+
+
+def test_what_is_not_asked_for_is_as_the_library_has_it() -> None:
+    given = synthesize.build_parser().parse_args(["--reference", "a.wav", "--text", "Hello."])
+    assert synthesize._options(given) == SpeakOptions()
 
 
 def test_words_for_people(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

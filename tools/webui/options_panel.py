@@ -4,11 +4,14 @@ from collections.abc import Callable
 
 import gradio as gr
 
+from modules.inference.options import SpeakOptions
 from tools.webui.form import Form
 from tools.webui.messages import guarded, inform
 from tools.webui.presets import BUILT_IN_PRESET, speaking_presets
 from tools.webui.services import Services
 from tools.webui.weights import BUILT_IN
+
+DEFAULTS = SpeakOptions()
 
 
 def build_pace_controls(form: Form, i18n: gr.I18n) -> None:
@@ -59,16 +62,17 @@ def _build_sampling(form: Form, i18n: gr.I18n) -> None:
             ),
         )
     sliders = (
-        ("pause_seconds", 0.0, 1.0, 0.3, 0.01, i18n("options.pause_seconds")),
-        ("top_k", 1, 100, 15, 1, i18n("options.top_k")),
-        ("top_p", 0.0, 1.0, 1.0, 0.05, i18n("options.top_p")),
-        ("temperature", 0.0, 1.0, 0.7, 0.05, i18n("options.temperature")),
-        ("repetition_penalty", 1.0, 2.0, 1.35, 0.05, i18n("options.repetition_penalty")),
-        ("guidance", 0.0, 3.0, 1.0, 0.1, i18n("options.guidance")),
-        ("noise_scale", 0.0, 1.0, 0.35, 0.05, i18n("options.noise_scale")),
+        ("pause_seconds", 0.0, 1.0, 0.01, i18n("options.pause_seconds")),
+        ("top_k", 1, 100, 1, i18n("options.top_k")),
+        ("top_p", 0.0, 1.0, 0.05, i18n("options.top_p")),
+        ("temperature", 0.0, 1.0, 0.05, i18n("options.temperature")),
+        ("repetition_penalty", 1.0, 2.0, 0.05, i18n("options.repetition_penalty")),
+        ("guidance", 0.0, 3.0, 0.1, i18n("options.guidance")),
+        ("noise_scale", 0.0, 1.0, 0.05, i18n("options.noise_scale")),
     )
     with gr.Row():
-        for name, low, high, value, step, label in sliders:
+        for name, low, high, step, label in sliders:
+            value = getattr(DEFAULTS, name)
             form.add(
                 name, gr.Slider(low, high, value, step=step, label=label, min_width=200, elem_id=name.replace("_", "-"))
             )
