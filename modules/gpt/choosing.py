@@ -46,10 +46,10 @@ class DecodeOptions:
     ras_window: int = 10
     ras_threshold: float = 0.4
     phone_top_k: int = 5
-    phone_temperature: float = 0.6
+    phone_temperature: float = 0.4
     prosody_top_k: int = 8
     prosody_temperature: float = 0.8
-    advance_temperature: float = 0.8
+    advance_temperature: float = 0.5
     min_frames: int = 1
     max_frames: int = 1000
     guidance: float = 0.0
