@@ -30,6 +30,7 @@ from modules.training.loop import LoopConfig
 from modules.training.runs import CHECKPOINT_NAME, has_checkpoint
 from modules.training.stage import Samples
 from modules.vits2.building import build_vits2
+from modules.vits2.content import load_content_distance
 from modules.vits2.dataset import BalancedSampler, DecoderDataset
 from modules.vits2.model import VITS2
 from modules.vits2.speaker import load_speaker_encoder
@@ -130,6 +131,7 @@ def _stage(
         publish_each=arguments.save_small,
         samples=_samples(arguments, stores),
         speaker=load_speaker_encoder(arguments.speaker) if arguments.speaker else None,
+        content=load_content_distance(arguments.content, preset.audio.sample_rate) if arguments.content else None,
     )
 
 
@@ -231,6 +233,9 @@ def _parser() -> argparse.ArgumentParser:
         "the same",
     )  # fmt: skip
     parser.add_argument("--speaker", type=Path, help="speaker encoder (tools.train_speaker) that judges the voice")
+    parser.add_argument(
+        "--content", type=Path, metavar="S3", help="speech tokenizer with its recognition head that judges what is said"
+    )
     parser.add_argument("--warmup-steps", type=int, default=100)
     parser.add_argument("--ema-decay", type=float, default=0.998)
     parser.add_argument("--save-every", type=int, default=0, help="steps between saved weights; 0 = at the end only")

@@ -94,7 +94,10 @@ class SemanticTokenizer(nn.Module):
         Args:
             mel: [B, M, F] normalised log-mels; tokens: [B] token lengths.
         """
-        hidden, mask = self.hidden(mel, tokens)
+        return self.recognise(*self.hidden(mel, tokens), tokens)
+
+    def recognise(self, hidden: Tensor, mask: Tensor, tokens: Tensor) -> Recognition:
+        """What is read of encoder states [B, T, H] through the bottleneck; mask [B, T], tokens [B] their lengths."""
         quantised, ids, commitment = self.quantizer(hidden, mask)
         logits, frame_logits = self.recogniser(quantised, mask)
         return Recognition(logits, frame_logits, tokens * 2, ids, commitment)

@@ -20,6 +20,7 @@ from modules.speech.grouped import PREFIX as QUANTIZER_PREFIX
 from modules.speech.grouped import PROSODY_STREAM, GroupedQuantizer, perplexity
 from modules.speech.prosody import decode_prosody
 from modules.training.stage import Samples
+from modules.vits2.content import ContentDistance
 from modules.vits2.dataset import DecoderBatch
 from modules.vits2.discriminators import Discriminators
 from modules.vits2.layers import length_mask
@@ -46,6 +47,7 @@ class VITS2TrainConfig:
     adversarial_weight: float = field(0.1, "weight of the adversarial loss", 0, 1000)
     feature_weight: float = field(0.3, "weight of feature matching", 0, 1000)
     speaker_weight: float = field(0.5, "weight of the distance to the voice, where a speaker encoder is given", 0, 1000)
+    content_weight: float = field(0.5, "weight of what is said, where a tokenizer is given to hear it", 0, 1000)
     posterior_share: float = field(0.5, "share of a batch that is decoded from the posterior", 0, 1)
     commitment_weight: float = field(0.25, "weight of the commitment of features to their codes", 0, 1000)
     quantizer: Literal["auto", "train", "freeze"] = field(
@@ -73,6 +75,7 @@ class VITS2Stage:
         publish_each: put them there at every save, and not only when the run ends.
         samples: makes held-out lines heard: gets the model and a folder.
         speaker: tells how far the sound is from the voice of the recording (cosine); it is not trained here.
+        content: tells how much of what the recording says is lost; it is not trained here.
     """
 
     averaged = ("vits2",)
@@ -93,8 +96,9 @@ class VITS2Stage:
         publish_each: bool = True,
         samples: Callable[[VITS2, Path], Samples] | None = None,
         speaker: SpeakerEncoder | None = None,
+        content: ContentDistance | None = None,
     ):
-        self.speaker = speaker
+        self.speaker, self.content = speaker, content
         self.model, self.config, self.validation = model, config, validation
         self.preset, self.include_posterior, self.parent_hash = preset, include_posterior, parent_hash
         self.published, self.publish_each, self.samples = published, publish_each, samples
@@ -117,6 +121,7 @@ class VITS2Stage:
             "adversarial": config.adversarial_weight,
             "features": config.feature_weight,
             "speaker": config.speaker_weight,
+            "content": config.content_weight,
         }
         self._adversarial = False
         self._decoded: dict[int, tuple[Decoded, Tensor, Tensor, Tensor]] = {}
@@ -162,14 +167,24 @@ class VITS2Stage:
         for name, chosen in (("_mel_posterior", from_posterior), ("_mel_prior", ~from_posterior)):
             if chosen.any():
                 losses[name] = distance[chosen].mean()
-        if self.speaker is not None:
-            distances = self._speaker_distance(decoded, batch)
-            losses["speaker"] = distances.mean()
+        for name, distances in self._judged(decoded, batch).items():
+            losses[name] = distances.mean()
             if (~from_posterior).any():
-                losses["_speaker_prior"] = distances[~from_posterior].mean()
+                losses[f"_{name}_prior"] = distances[~from_posterior].mean()
         if self._adversarial:
             losses |= self._adversarial_losses(real, fake)
         return losses
+
+    def _judged(self, decoded: Decoded, batch: DecoderBatch) -> dict[str, Tensor]:
+        """How far what was decoded is from the recording, [B] each, by the ears that were given."""
+        found = {}
+        if self.speaker is not None:
+            found["speaker"] = self._speaker_distance(decoded, batch)
+        if self.content is not None:
+            samples = batch.frames * self.model.audio.hop_length
+            content = self.content.to(batch.wav.device)
+            found["content"] = content(decoded.wav, batch.wav, samples)
+        return found
 
     def _speaker_distance(self, decoded: Decoded, batch: DecoderBatch) -> Tensor:
         """One minus the cosine between the voices of what was decoded and of the recording, [B]."""
@@ -270,8 +285,8 @@ class VITS2Stage:
             )  # fmt: skip
             distance = self.distance.to(batch.wav.device)(decoded.wav, batch.wav, decoded.mask)
             found[f"mel_{name}"] = float(distance.mean())
-            if self.speaker is not None:
-                found[f"speaker_{name}"] = float(self._speaker_distance(decoded, batch).mean())
+            for judge, distances in self._judged(decoded, batch).items():
+                found[f"{judge}_{name}"] = float(distances.mean())
             found["kl"] = float(decoded.kl)
         heard = track_f0(decoded.wav.float(), self.model.audio.sample_rate)[:, : batch.f0.shape[1]]
         both = (heard > 0) & (batch.f0 > 0)

@@ -1,18 +1,22 @@
 """The decoder's data and its training stage."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from modules.audio.augmentation import AugmentOptions
-from modules.config import AudioConfig, VITS2Config
+from modules.config import AudioConfig, SpeechTokenizerConfig, VITS2Config
 from modules.data.batching import Loader
 from modules.data.store import FeatureStore, StoreWriter
 from modules.errors import UserError
+from modules.speech.s3 import SemanticTokenizer
 from modules.training.loop import LoopConfig, train
+from modules.vits2.content import ContentDistance
 from modules.vits2.dataset import BalancedSampler, DecoderDataset, clip_probabilities, draw
 from modules.vits2.model import VITS2, load_vits2
 from modules.vits2.speaker import SpeakerEncoder
@@ -203,21 +207,31 @@ def test_base_sizes_run_one_step():
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_a_speaker_encoder_judges_the_voice_of_what_is_decoded(dataset: DecoderDataset, tmp_path: Path):
+def speaker_ears() -> SpeakerEncoder:
+    return SpeakerEncoder(AUDIO.sample_rate, width=8, hidden=16, layers=1).eval().requires_grad_(False)
+
+
+def content_ears() -> ContentDistance:
+    sizes = SpeechTokenizerConfig(hidden=16, heads=2, encoder_layers=1, decoder_layers=1)
+    return ContentDistance(SemanticTokenizer(sizes, ("a", "b")), AUDIO.sample_rate)
+
+
+@pytest.mark.parametrize(("name", "make"), [("speaker", speaker_ears), ("content", content_ears)])
+def test_ears_judge_what_is_decoded_and_do_not_learn(dataset: DecoderDataset, name: str, make: Callable[[], nn.Module]):
     torch.manual_seed(0)
-    model = VITS2(TINY, AUDIO, SIZES, 16)
-    ears = SpeakerEncoder(AUDIO.sample_rate, width=8, hidden=16, layers=1).eval().requires_grad_(False)
+    model, ears = VITS2(TINY, AUDIO, SIZES, 16), make()
     batch = dataset.collate([dataset.get(i, np.random.default_rng(i)) for i in range(3)])
-    stage = VITS2Stage(model, VITS2TrainConfig(posterior_share=0.34, speaker_weight=2.0), [batch], "tiny", speaker=ears)
-    assert stage.weights["speaker"] == 2.0
+    config = replace(VITS2TrainConfig(posterior_share=0.34), **{f"{name}_weight": 2.0})
+    stage = VITS2Stage(model, config, [batch], "tiny", **{name: ears})
+    assert stage.weights[name] == 2.0
     stage.phases(0)
     losses = stage.losses("generator", batch)
-    assert 0 < losses["speaker"].item() < 2 and "_speaker_prior" in losses
-    losses["speaker"].backward()
+    assert 0 < losses[name].item() < 2 and f"_{name}_prior" in losses
+    losses[name].backward()
     assert any(p.grad is not None and p.grad.any() for p in model.parameters())
     assert all(p.grad is None for p in ears.parameters())
     with torch.inference_mode():
         found = stage.validate()
-    assert {"speaker_posterior", "speaker_prior"} <= set(found)
-    assert "speaker" not in VITS2Stage(model, VITS2TrainConfig(), [], "tiny").losses("generator", batch)
-    assert not any(name.startswith("speaker") for name in stage.modules)
+    assert {f"{name}_posterior", f"{name}_prior"} <= set(found)
+    assert name not in VITS2Stage(model, VITS2TrainConfig(), [], "tiny").losses("generator", batch)
+    assert not any(part.startswith(name) for part in stage.modules)
