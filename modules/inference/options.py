@@ -5,13 +5,15 @@ Shapes: S samples, T frames of speech tokens, K codebooks.
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from modules.errors import UserError
 from modules.text.sentences import CUTS
+
+if TYPE_CHECKING:  # the page knows the options without the heavy libraries
+    from torch import Tensor
 
 MAX_SEED = 2**31 - 1
 
@@ -103,7 +105,7 @@ class Segment:
     wav: np.ndarray
     seconds: float
     stopped_by: str
-    codes: Tensor
+    codes: "Tensor"
     seed: int = 0
     retries: int = 0
     raw_peak: float = 0.0
