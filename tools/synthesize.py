@@ -14,15 +14,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.errors import UserError
+from modules.inference.options import SpeakOptions
 from modules.paths import PRETRAINED_MODELS
 from modules.text.sentences import CUTS, split_text
 
 if TYPE_CHECKING:
     from modules.evaluation.costs.part_cost import PartCost
-    from modules.inference.options import Segment, SpeakOptions
+    from modules.inference.options import Segment
     from modules.inference.synthesizer import Synthesizer
     from modules.inference.voice import Voice
 
+OPTIONS = {spec.name: spec for spec in dataclasses.fields(SpeakOptions)}
+NUMBERS = {
+    "--speed": "speed",
+    "--pause": "pause_seconds",
+    "--top-k": "top_k",
+    "--top-p": "top_p",
+    "--temperature": "temperature",
+    "--repetition-penalty": "repetition_penalty",
+    "--guidance": "guidance",
+    "--noise-scale": "noise_scale",
+}
+"""Flag -> the choice that it stands for, with its default, bounds and help."""
 RANDOM_SECONDS = 5.0
 """Length of a sentence of random weights, which end it by chance alone."""
 EXIT_USER_ERROR = 2
@@ -88,14 +101,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default auto)")
     parser.add_argument("--seed", type=int, help="same seed, same sound; default drawn and reported")
     parser.add_argument("--cut", default="auto", choices=CUTS, help="how the text is cut (default auto)")
-    parser.add_argument("--speed", type=float, default=1.0, help="0.6 to 1.65; the pitch stays")
-    parser.add_argument("--pause", type=float, default=0.3, metavar="SECONDS", help="pause between sentences")
-    parser.add_argument("--top-k", type=int, default=15)
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--repetition-penalty", type=float, default=1.35)
-    parser.add_argument("--guidance", type=float, default=0.0, help="hold the text harder, for twice the time")
-    parser.add_argument("--noise-scale", type=float, default=0.35, help="how much the decoder varies")
+    for flag, option in NUMBERS.items():
+        spec = OPTIONS[option]
+        bounds = f"{spec.metadata['low']:g} to {spec.metadata['high']:g}, default {spec.default}"
+        parser.add_argument(
+            flag,
+            dest=option,
+            type=type(spec.default),
+            default=spec.default,
+            metavar="X",
+            help=f"{spec.metadata['help']} ({bounds})",
+        )
     parser.add_argument(
         "--no-fuse-gpt", action="store_true", help="prompt the language model with the heaviest reference alone"
     )
@@ -216,29 +232,20 @@ def _cost_table(costs: list["PartCost"]) -> list[str]:
     return lines
 
 
-def _options(arguments: argparse.Namespace) -> "SpeakOptions":
-    from modules.inference.options import SpeakOptions
-
+def _options(arguments: argparse.Namespace) -> SpeakOptions:
     return SpeakOptions(
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        temperature=arguments.temperature,
-        repetition_penalty=arguments.repetition_penalty,
-        guidance=arguments.guidance,
-        speed=arguments.speed,
-        pause_seconds=arguments.pause,
+        **{option: getattr(arguments, option) for option in NUMBERS.values()},
         cut=arguments.cut,
         seed=arguments.seed,
         fuse_gpt=not arguments.no_fuse_gpt,
         fuse_decoder=not arguments.no_fuse_decoder,
-        noise_scale=arguments.noise_scale,
         guards=not arguments.no_guards,
         forced_seconds=arguments.seconds or (RANDOM_SECONDS if arguments.random_weights else 0.0),
     )
 
 
 def _speak(
-    arguments: argparse.Namespace, synthesizer: "Synthesizer", voice: "Voice", text: str, options: "SpeakOptions"
+    arguments: argparse.Namespace, synthesizer: "Synthesizer", voice: "Voice", text: str, options: SpeakOptions
 ) -> tuple[list["Segment"], tuple[float, float], bool]:
     """Segments, seconds until the first and until the last of them, and whether Ctrl-C ended it.
 

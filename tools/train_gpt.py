@@ -19,15 +19,9 @@ from modules.data.columns import Rows
 from modules.data.features import open_store
 from modules.data.fit import check_codes, check_codes_made_by, check_fit
 from modules.errors import Stopped, UserError
+from modules.gpt.batching import Collate, MixSampler, batches_of
 from modules.gpt.building import build_gpt_of_preset
-from modules.gpt.dataset import (
-    Collate,
-    MixOptions,
-    MixSampler,
-    PromptDataset,
-    batches_of,
-    validation_rows,
-)
+from modules.gpt.dataset import MixOptions, PromptDataset, validation_rows
 from modules.gpt.decode import Decoder
 from modules.gpt.lora import RANKS, add_lora
 from modules.gpt.measuring import learn_alignment, measure_unit_frames, phone_names, quiet_codes

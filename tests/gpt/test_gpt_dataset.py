@@ -9,14 +9,8 @@ from modules.data.batching import Loader
 from modules.data.store import StoreWriter
 from modules.errors import UserError
 from modules.gpt import dataset as gpt_dataset
-from modules.gpt.dataset import (
-    Collate,
-    MixOptions,
-    MixSampler,
-    PromptDataset,
-    batches_of,
-    validation_rows,
-)
+from modules.gpt.batching import Collate, MixSampler, batches_of
+from modules.gpt.dataset import MixOptions, PromptDataset, validation_rows
 from modules.gpt.measuring import measure_unit_frames, quiet_codes
 
 PAIRS = MixOptions(pair_ratio=1.0, text_drop=0.0)

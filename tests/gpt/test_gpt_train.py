@@ -9,7 +9,8 @@ import torch
 
 from modules.config import GPTConfig
 from modules.data.batching import Loader
-from modules.gpt.dataset import Collate, MixOptions, MixSampler, PromptDataset, batches_of, validation_rows
+from modules.gpt.batching import Collate, MixSampler, batches_of
+from modules.gpt.dataset import MixOptions, PromptDataset, validation_rows
 from modules.gpt.decode import DecodeOptions, Decoder, PromptReference, build_prompts
 from modules.gpt.model import load_gpt
 from modules.gpt.sequence import Part, arrange
