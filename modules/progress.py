@@ -49,6 +49,7 @@ class StepProgress:
         self._written_at = self._said_at = float("-inf")
         self._first: tuple[int, float] | None = None  # done and time from which the speed is measured
         self._finished = False
+        self._asked = False
 
     def __enter__(self) -> Self:
         if self.folder is not None:
@@ -109,9 +110,13 @@ class StepProgress:
                 self._said_at = now
                 self._say(_line(event["step"], event["total"], event.get("eta_seconds"), _measures(event)))
 
+    def ask_to_stop(self) -> None:
+        """Ask this step for a clean stop, from within its own process."""
+        self._asked = True
+
     def should_stop(self) -> bool:
         """Whether somebody asked for a clean stop; the step then raises `Stopped`."""
-        return self.folder is not None and (self.folder / STOP_NAME).exists()
+        return self._asked or (self.folder is not None and (self.folder / STOP_NAME).exists())
 
     def finish(self, result: dict[str, Any]) -> None:
         """Tell that all is done. `result` is what the step made: JSON values and paths."""

@@ -1,9 +1,13 @@
 """The frame of a step: its progress, its exit code, and what a person is told when it does not come to its end."""
 
+import contextlib
 import functools
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 from modules.errors import Stopped, UserError
 from modules.progress import REFUSED_EXIT, STOPPED_EXIT, StepProgress
@@ -19,6 +23,7 @@ def run_step(
     stopped: str = "stopped; run it again to go on",
     say: Callable[[str], None] = say,
     error_text: Callable[[UserError], str] = str,
+    finishes: bool = False,
 ) -> int:
     """Do the work of a step; returns the exit code: 0 done, 2 a mistake in the input, 3 stopped.
 
@@ -28,9 +33,11 @@ def run_step(
         stopped: said when somebody stopped the step, here or from the page.
         say: gets a line on the progress every few seconds.
         error_text: what is said of a mistake.
+        finishes: the first Ctrl-C asks the step to save what it has and to stop, as the page's button does; the second
+            ends it at once. For steps that ask `should_stop` often.
     """
     try:
-        with StepProgress(job, say=say) as progress:
+        with StepProgress(job, say=say) as progress, _asking_first(progress) if finishes else contextlib.nullcontext():
             work(progress)
     except UserError as error:
         print(error_text(error), file=sys.stderr)
@@ -39,6 +46,25 @@ def run_step(
         print(stopped, file=sys.stderr)
         return STOPPED_EXIT
     return 0
+
+
+@contextlib.contextmanager
+def _asking_first(progress: StepProgress) -> Iterator[None]:
+    """Turn the first Ctrl-C into a wish to stop. Only the main thread may say what a signal does."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        progress.ask_to_stop()
+        print("saving, then stopping; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def error_line(error: UserError) -> str:

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train; returns the exit code: 0 done, 2 a mistake in the input, 3 stopped."""
     arguments = _parser().parse_args(argv)
     work = functools.partial(_run, arguments)
-    return run_step(work, arguments.job, stopped="stopped; run it again with --resume to go on")
+    return run_step(work, arguments.job, stopped="stopped; run it again with --resume to go on", finishes=True)
 
 
 def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:

@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one of the two trainings; returns the exit code: 0 done, 2 a mistake in the input, 3 stopped."""
     arguments = _parser().parse_args(argv)
     work = functools.partial(train_speech if arguments.kind == "speech" else train_text, arguments)
-    return run_step(work, arguments.job, stopped="stopped; run it again (speech: with --resume) to go on")
+    stopped = "stopped; run it again (speech: with --resume) to go on"
+    return run_step(work, arguments.job, stopped=stopped, finishes=True)
 
 
 def train_text(arguments: argparse.Namespace, progress: StepProgress) -> None:

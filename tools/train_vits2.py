@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     work = functools.partial(_run, arguments)
     job = arguments.job if is_main() else None
-    return run_step(work, job, stopped="stopped; run it again with --resume to go on")
+    return run_step(work, job, stopped="stopped; run it again with --resume to go on", finishes=True)
 
 
 def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
