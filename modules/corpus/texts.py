@@ -3,12 +3,10 @@
 Everything is cleaned (`modules.corpus.cleaning`), cut to a length that a small model can learn, and listed once.
 """
 
-import functools
-import json
 import math
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +42,6 @@ _OF_LANGUAGE = {("zh", "fortunes"): 0.15, ("ru", "fortunes"): 0.3, ("pl", "fortu
 _EASY_SECONDS, _FALL_SECONDS = 2.3, 1.6
 _MANUALS = frozenset(("help", "debian", "handbook", "gnome"))  # with names of menus and untranslated pieces
 FREQUENT_WORDS = 1500
-EVALUATION_TEXTS = Path(__file__).resolve().parent.parent / "evaluation" / "sentences"
 
 
 @dataclass(frozen=True)
@@ -109,8 +106,9 @@ def gather_texts(
     transcripts: Sequence[str] = (),
     seed: int = 0,
     shares: Sequence[Path] = (SHARE,),
+    held_out: Collection[str] = (),
 ) -> list[Phrase]:
-    """All distinct phrases for a language, the more natural sources first; none that models are judged with."""
+    """All distinct phrases for a language, the more natural sources first; none whose key is held out."""
     found: list[Phrase] = list(book_phrases(language))
     for path in files:
         found += file_phrases(path, language)
@@ -124,8 +122,7 @@ def gather_texts(
     if language == "ja":
         found += [Phrase(text, language, "edict") for share in shares for text in composed_japanese(share, seed)]
     found += word_phrases([p for p in found if p.source != "phrasebook"], language)
-    held = evaluation_keys()
-    found = [phrase for phrase in distinct(found) if phrase_key(phrase.text) not in held]
+    found = [phrase for phrase in distinct(found) if phrase_key(phrase.text) not in held_out]
     if language == "ja" and can_read_japanese():
         found = [phrase for phrase in found if kana_reading(without_emoji(phrase.text))]
     return found
@@ -142,20 +139,6 @@ def gather_all(requests: Sequence[tuple], processes: int = 1) -> Iterator[list[P
 
 def _gather_one(request: tuple) -> list[Phrase]:
     return gather_texts(*request)
-
-
-@functools.cache
-def evaluation_keys() -> frozenset[str]:
-    """Keys of the texts that models are judged with (`modules/evaluation/sentences`): a corpus holds none of them. Single
-    words and letters are everybody's."""
-    keys: set[str] = set()
-    for path in sorted(EVALUATION_TEXTS.glob("*.json")):
-        for entry in json.loads(path.read_text(encoding="utf-8")):
-            if entry.get("kind") not in ("word", "letter"):
-                parts = entry.get("parts", [entry])
-                texts = [part.get(name) for part in parts for name in ("text", "statement", "question")]
-                keys |= {phrase_key(text) for text in texts if text}
-    return frozenset(keys - {""})
 
 
 def phrase_split(phrase: Phrase) -> str:

@@ -157,7 +157,7 @@ class FrameChooser:
         recent = content[-o.penalty_window :] if o.penalty_window else content
         penalized = penalize_repetition(logits, [c for c in recent if c not in quiet], o.repetition_penalty)
         code = draw(penalized, o.top_k, o.top_p, o.temperature, self.generator)
-        if code not in quiet and is_overused(code, content, o.ras_window, o.ras_threshold):
+        if o.temperature and code not in quiet and is_overused(code, content, o.ras_window, o.ras_threshold):
             code = draw(logits, 0, 1.0, max(o.temperature, 1.0), self.generator)
         return code
 
@@ -165,7 +165,7 @@ class FrameChooser:
         """The code of stream k >= 1, after the earlier ones of its frame."""
         o = self.options
         logits = mix(self.heads.stream_logits(stream, hidden[: self.rows], frame), self.weights)
-        return draw(logits, o.prosody_top_k, 1.0, o.prosody_temperature, self.generator)
+        return draw(logits, o.prosody_top_k, 1.0, o.prosody_temperature * (o.temperature > 0), self.generator)
 
     def first_logits(self, hidden: Tensor) -> Tensor:
         """Mixed and guided logits of stream 0, [V_0 + 1]."""

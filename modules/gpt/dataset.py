@@ -225,14 +225,16 @@ class PromptDataset:
     ) -> Iterator[int]:
         """Let a labeller (text ids [U], codes [T, K], text features -> phones [T] and reads [T], or None) find out what
         nobody knows. Gives the number of utterances asked about so far, after each."""
-        asked = 0
-        for utterance in range(len(self)):
-            if self.phones(utterance) is None and not self._told(utterance):
-                part = self.part(utterance)
-                if found := labeller(part.text_ids, part.codes, part.text_features):
-                    self._found[utterance], self.reads[utterance] = found
-                asked += 1
-                yield asked
+        for asked, utterance in enumerate(self.to_label, 1):
+            part = self.part(utterance)
+            if found := labeller(part.text_ids, part.codes, part.text_features):
+                self._found[utterance], self.reads[utterance] = found
+            yield asked
+
+    @property
+    def to_label(self) -> list[int]:
+        """Utterances whose phones are not known and of which their store does not tell that either."""
+        return [index for index in range(len(self)) if self.phones(index) is None and not self._told(index)]
 
     def _told(self, utterance: int) -> bool:
         """Whether a store says of its utterances what their phones are, if only that this one's are not known."""
@@ -283,7 +285,7 @@ class PromptDataset:
                 )
             weights = np.where(unknown, 0.0, weights)
         share, recorded = self.options.share_recorded, self.recorded
-        if share is not None and recorded.any() and not recorded.all():
+        if share is not None and weights[recorded].any() and weights[~recorded].any():
             weights[recorded] *= share / weights[recorded].sum()
             weights[~recorded] *= (1 - share) / weights[~recorded].sum()
         return weights * (len(weights) / weights.sum())

@@ -8,7 +8,7 @@ import unicodedata
 
 import regex
 
-SPOKEN = "spoken text 2"
+SPOKEN = "spoken text 3"
 """Changes when the same text comes out otherwise: what was made of it before is made anew then."""
 _NAMED = r"[\u2100-\u214f\u3200-\u33ff°]"
 """Signs that are read aloud although Unicode calls them symbols: №, ℃, ㎏, ㈱."""
@@ -30,14 +30,18 @@ _PLAIN = str.maketrans(
     | {"…": ".", "‥": ".", "—": ", ", "―": ", "}
 )
 _BRACKETS = regex.compile(r"\s*[()\[\]{}（）［］【】〔〕]+\s*")
-_APART = regex.compile(r"\s+[-–~]+\s+|\s*–\s*(?=\D)|(?<=\D)\s*–\s*")
-_DOUBLED = regex.compile(r"\s*[,，]\s*(?=[\p{STerm},;:、，；：])|(?<=[\p{STerm};:；：])\s*[,，](?=\s|$)|^[\s,，]+")
+_EMPTY = regex.compile(r"[(\[{（［【〔]\s*[)\]}）］】〕]")
+_APART = regex.compile(r"(?:\s+[-–~]+)+\s+|\s*–\s*(?=\D)|(?<=\D)\s*–\s*")
+_MINUS = regex.compile(r"(?<!\S)–(?=\d)")
+_DOUBLED = regex.compile(
+    r"\s*[,，]\s*(?=[\p{STerm},;:、，；：])|(?<=[\p{STerm};:；：、，،؛])\s*[,，]+(?:\s+(?=\p{Han})|(?=\s|$|\w))|^[\s,，]+"
+)
 _MANY = regex.compile(r"([,;:?!？！，、.。])\1+")
 
 
 def _plain(text: str) -> str:
-    """One mark of each kind: no quotes, straight apostrophes, brackets and dashes as commas, no marks in a row."""
-    text = unicodedata.normalize("NFC", text).translate(_PLAIN)
+    """One mark of each kind: no double quotes, straight apostrophes, brackets and dashes as commas, no mark twice."""
+    text = _MINUS.sub("-", unicodedata.normalize("NFC", text).translate(_PLAIN))
     text = _BRACKETS.sub(", ", _APART.sub(", ", text))
     text = _LOOSE.sub("", _SPACE.sub(" ", text)).replace("–", "-")
     text = _SPACE.sub(" ", _MANY.sub(r"\1", _DOUBLED.sub("", text))).strip()
@@ -51,10 +55,9 @@ def spoken_text(text: str) -> str:
     and a text that has no mark at its end gets a full stop, so that the end is seen to be one. Quotes go, and brackets
     and dashes become the comma that they sound like.
     """
-    text = _plain(text)
-    if _UNSPOKEN.search(text):
-        # Where a picture stood alone between words, they stay apart; marks stay with their words.
-        text = _LOOSE.sub("", _SPACE.sub(" ", _UNSPOKEN.sub(_gap, text))).strip()
+    # Pictures first: what they leave of a bracket is plain text like any other. Where one stood alone between words,
+    # they stay apart.
+    text = _plain(_EMPTY.sub(" ", _UNSPOKEN.sub(_gap, text)))
     bare = _CLOSERS.sub("", text)
     if not bare or _ENDED.search(bare):
         return text

@@ -123,6 +123,15 @@ def test_recorded_speech_gets_its_share(store_folder):
     assert dataset.recorded[targets % len(dataset)].mean() == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_share_of_what_teaches_nothing_is_no_share(store_folder, monkeypatch):
+    dataset = PromptDataset([store_folder], "train", MixOptions(share_recorded=0.5))
+    monkeypatch.setattr(dataset, "_phones", {"a": 0})
+    monkeypatch.setattr(PromptDataset, "unlabelled", dataset.recorded)
+    weights = dataset.target_weights()
+    assert (weights[dataset.recorded] == 0).all() and (weights[~dataset.recorded] > 0).all()
+    assert weights.mean() == pytest.approx(1)
+
+
 def test_languages_can_be_evened_out(store_folder):
     dataset = PromptDataset([store_folder], "train", MixOptions(language_exponent=0.0))
     weights = dataset.target_weights()

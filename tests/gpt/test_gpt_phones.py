@@ -156,6 +156,13 @@ def test_rows_know_the_phones_of_their_store(told_store):
             assert [names[k] for k in target.phones] == [f"p{k}" for k in spoken(n, 8).phones]
         arrange([row.parts], PATTERN)
     assert prompted > 15
+    without_text = MixOptions(pair_ratio=0.0, untold=1.0)
+    untold = PromptDataset([told_store], "train", without_text, pattern=PATTERN, phones=names)
+    target = untold.get(0, np.random.default_rng(0)).parts[-1]
+    assert len(target.text_ids) == 0 and target.phones.tolist() == data.part(0).phones.tolist(), (
+        "its phones still teach"
+    )
+    assert target.reads is None and not target.hidden
     assert data.unlabelled.tolist() == [False] * 5 + [True] and data.target_weights().tolist() == [1.2] * 5 + [0.0]
     assert list(data.label(lambda *_: pytest.fail("the store tells that nobody knows"))) == []
     some = PromptDataset([told_store], "train", MixOptions(), pattern=PATTERN, phones=names[:1])

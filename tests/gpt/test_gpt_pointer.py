@@ -153,6 +153,14 @@ def test_speech_cannot_end_before_its_text_nor_go_on_after_it(model):
         assert endless.stopped_by == "eos" and len(endless.codes) <= 12 * max(6 * usual / 12, 60)
 
 
+@torch.inference_mode()
+def test_without_temperature_nothing_is_left_to_chance(model):
+    decoder, text = Decoder(model), np.arange(1, 9)
+    cold = DecodeOptions(temperature=0.0, max_frames=60, ras_threshold=0.05)
+    first, again = (decoder.generate(build_prompts([], text, 2), options=replace(cold, seed=n)) for n in (1, 2))
+    assert first.codes.tolist() == again.codes.tolist() and first.phones.tolist() == again.phones.tolist()
+
+
 def test_a_pointer_stays_within_its_text_and_tells_when_it_is_stuck():
     pointer = Pointer([4.0, 2.0, 5.0], patience=2.0, least_frames=3)
     assert (pointer.place, pointer.most, pointer.at_end, pointer.stuck) == (0.0, 2, False, False)
@@ -163,6 +171,10 @@ def test_a_pointer_stays_within_its_text_and_tells_when_it_is_stuck():
     assert (pointer.unit, pointer.held, pointer.place, pointer.at_end) == (1, 0, 4.0, True)
     pointer.advance(7)
     assert pointer.unit == 2 and pointer.most == 0
+    waiting = Pointer([3.0, 3.0, 3.0], unit=1)
+    assert not waiting.at_end, "the unit before the last mark has yet to be said"
+    waiting.advance(0)
+    assert waiting.at_end
     nothing = Pointer([])
     nothing.advance(3)
     assert nothing.unit == 0 and nothing.place == 0.0 and nothing.at_end

@@ -77,6 +77,13 @@ def test_pieces_show_what_was_written_and_are_never_spoken_empty() -> None:
         ("Wait… what?!", "Wait. what?!"),
         ("(note)", "note."),
         ("Er sagte: „Nein!“", "Er sagte: Nein!"),
+        ("Es waren –5 Grad.", "Es waren -5 Grad."),
+        ("Great job (👍)!", "Great job!"),
+        ("Great job (👍)", "Great job."),
+        ("So (♥) much", "So much."),
+        ("Hello! (😀) How are you?", "Hello! How are you?"),
+        ("昨日は、（雨）だった。", "昨日は、雨，だった。"),
+        ("foo - - bar.", "foo, bar."),
     ],
 )
 def test_quotes_brackets_and_dashes_become_what_they_sound_like(shown: str, spoken: str) -> None:
