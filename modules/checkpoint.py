@@ -101,13 +101,18 @@ def load_stage(path: Path | str, *keys: str, stage: str) -> Weights:
     """
     weights = load_weights(path)
     if any(key not in weights.config for key in keys):
-        raise UserError(
-            "weights_wrong_stage",
-            "{file} does not hold {stage} weights; choose a file written by its training.",
-            file=str(path),
-            stage=stage,
-        )
+        raise wrong_stage(path, stage)
     return weights
+
+
+def wrong_stage(path: Path | str, stage: str) -> UserError:
+    """What is told of a file that does not hold the weights of a stage."""
+    return UserError(
+        "weights_wrong_stage",
+        "{file} does not hold {stage} weights; choose a file written by its training.",
+        file=str(path),
+        stage=stage,
+    )
 
 
 def file_hash(path: Path | str) -> str:

@@ -20,8 +20,9 @@ from modules.inference.parts import S3_FILE
 from modules.inference.synthesizer import SpeakOptions, Synthesizer
 from modules.inference.voice import Voice, load_reference
 from modules.paths import EXAMPLES, PRETRAINED_MODELS
+from modules.speech.hearing import load_hearing
 from modules.speech.prosody import median_f0
-from modules.speech.train import greedy_labels, load_with_head
+from modules.speech.train import greedy_labels
 
 NANO, TRAINING = PRETRAINED_MODELS / "nano", PRETRAINED_MODELS / "nano-training"
 MOST_BYTES = 45_000_000
@@ -101,7 +102,7 @@ def test_the_same_seed_gives_the_same_samples(nano: Synthesizer) -> None:
 
 def test_the_language_model_reads_its_text(nano: Synthesizer) -> None:
     """The phones that the tokenizer's recognition head reads in the written tokens are those of the text."""
-    reader = load_with_head(NANO / S3_FILE, TRAINING / S3_FILE)
+    reader = load_hearing(NANO, TRAINING / S3_FILE)
     names, edits = (*reader.labels,), defaultdict(list)
     for number, clip in enumerate(plain_sentences()):
         if len(edits[clip.language]) < SENTENCES_READ:

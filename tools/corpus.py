@@ -27,6 +27,7 @@ from modules.data.manifest import Utterance, read_manifest
 from modules.data.store import FeatureStore
 from modules.errors import Stopped, UserError
 from modules.evaluation.mismatches import MismatchOptions, find_mismatches, save_report
+from modules.evaluation.sets.held_out import held_out_keys
 from modules.progress import REFUSED_EXIT, STOPPED_EXIT, StepProgress
 from tools.flags import add_options, options_from
 
@@ -90,9 +91,9 @@ def _texts(arguments: argparse.Namespace, languages: list[str]) -> dict[str, lis
     for language, path in map(_pair, arguments.text_file):
         files.setdefault(language, []).append(Path(path))
     recorded = [utterance for path in arguments.manifest for utterance in read_manifest(path)]
-    shares = [SHARE, *arguments.share]
+    shares, held_out = [SHARE, *arguments.share], held_out_keys()
     spoken = {language: _transcripts(recorded, language) for language in languages}
-    requests = [(tag, files.get(tag, ()), spoken[tag][0], arguments.seed, shares) for tag in languages]
+    requests = [(tag, files.get(tag, ()), spoken[tag][0], arguments.seed, shares, held_out) for tag in languages]
     found = {}
     for language, phrases in zip(languages, gather_all(requests, arguments.processes), strict=True):
         found[language] = [phrase for phrase in phrases if phrase_key(phrase.text) not in spoken[language][1]]

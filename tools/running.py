@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import signal
 import sys
 import threading
@@ -50,21 +51,25 @@ def run_step(
 
 @contextlib.contextmanager
 def _asking_first(progress: StepProgress) -> Iterator[None]:
-    """Turn the first Ctrl-C into a wish to stop. Only the main thread may say what a signal does."""
+    """Turn the first Ctrl-C into a wish to stop. Only the main thread may say what a signal does, and a step that was
+    started to go on at Ctrl-C (in the background of a script) does so."""
+    here, usual = os.getpid(), signal.default_int_handler
 
     def ask(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, usual)
+        if os.getpid() != here:
+            return  # a process that reads data for this one, and hears of the end from it
         progress.ask_to_stop()
         print("saving, then stopping; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
 
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
         yield
         return
-    before = signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGINT, ask)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, usual)
 
 
 def error_line(error: UserError) -> str:

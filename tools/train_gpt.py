@@ -29,12 +29,11 @@ from modules.gpt.model import SpeechGPT, load_gpt
 from modules.gpt.qwen import start_backbone
 from modules.gpt.train import WEIGHTS_NAME, GPTStage, StageOptions, Validation
 from modules.inference.labelling import Labeller
-from modules.inference.parts import S3_FILE
 from modules.inference.samples import SampleMaker
 from modules.paths import PRETRAINED_MODELS
 from modules.progress import StepProgress
 from modules.speech.grouped import FrameVectors, GroupedQuantizer, load_quantizer, quantizer_hash, stream_sizes
-from modules.speech.train import load_with_head
+from modules.speech.hearing import load_reader
 from modules.training.loop import LoopConfig
 from modules.training.stage import Samples
 from modules.training.suggestions import usual_learning_rate
@@ -95,12 +94,12 @@ def run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     find_places = _places_of(arguments, model.eval(), dataset, progress) if model.pattern.pointer else None
     if find_places is not None:
         find_places(dataset)
-    model.train()
     measured = {"frames_per_unit": dataset.frames_per_unit, "quiet_codes": quiet_codes(dataset)}
     model.statistics |= {**measured, "max_length": mix.max_length}
     if model.config.positions == "aligned" and not arguments.init:
         model.unit_frames.copy_(torch.from_numpy(measure_unit_frames(dataset, model.text_vocab)))
     stage = _stage(arguments, preset, model, _validation(arguments, mix, model, find_places))
+    model.train()
 
     def loader(budget: float) -> Loader:
         sampler = MixSampler(dataset, round(budget), arguments.seed)
@@ -277,13 +276,12 @@ def _places_of(
     aligner = None if unknown.all() else learn_alignment(dataset, model.text_vocab, model.config.phones)
 
     def find(data: PromptDataset) -> None:
-        if arguments.init and (missing := data.unlabelled).any():
+        if arguments.init and (missing := len(data.to_label)):
             if not labeller:
-                head = arguments.recognition_head or _training_folder(arguments.decoder) / S3_FILE
-                tokenizer = load_with_head(arguments.decoder / S3_FILE, head)
+                tokenizer = load_reader(arguments.decoder, arguments.recognition_head)
                 labeller.append(Labeller(Decoder(model), tokenizer))
             for done in data.label(labeller[0].label):
-                progress.update(done, int(missing.sum()), "reading the recordings")
+                progress.update(done, missing, "reading the recordings")
                 if progress.should_stop():
                     raise Stopped
         if aligner is not None:
@@ -291,11 +289,6 @@ def _places_of(
         print(f"places of reading of {len(data.reads)} of {len(data)} utterances found")
 
     return find
-
-
-def _training_folder(models: Path) -> Path:
-    """Where the parts of a model folder lie that only training needs."""
-    return models.with_name(f"{models.name}-training")
 
 
 def _validation(
@@ -352,7 +345,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="reads phones in the speech tokens of --decoder, for models that learn them and data that lacks them "
-        "(default: s3.safetensors in the folder of the same name with -training)",
+        "(default: that of --decoder, or of the folder beside it whose name ends in -training)",
     )
     parser.add_argument(
         "--lora-rank",

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     work = functools.partial(train_speech if arguments.kind == "speech" else train_text, arguments)
     stopped = "stopped; run it again (speech: with --resume) to go on"
-    return run_step(work, arguments.job, stopped=stopped, finishes=True)
+    return run_step(work, arguments.job, stopped=stopped, finishes=arguments.kind == "speech")
 
 
 def train_text(arguments: argparse.Namespace, progress: StepProgress) -> None:

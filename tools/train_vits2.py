@@ -25,6 +25,7 @@ from modules.data.fit import check_fit
 from modules.errors import UserError
 from modules.inference.samples import SampleMaker
 from modules.progress import StepProgress
+from modules.speech.building import S3_FILE
 from modules.text.tokenizer import TextTokenizer
 from modules.training.loop import LoopConfig
 from modules.training.runs import CHECKPOINT_NAME, has_checkpoint
@@ -112,7 +113,7 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     same = {"vits2": preset.vits2, "audio": preset.audio, "tokenizer": preset.tokenizer, "train": stage.config}
     run_training(
         arguments, stage, batches, _loop_config(arguments, batches.sampler, team.world, fingerprints), team, progress,
-        run_config={name: to_dict(config) for name, config in same.items()} | fixed,
+        run_config={name: to_dict(config) for name, config in same.items()} | fixed | {"ears": _ears(arguments)},
         fingerprints=fingerprints, weights_name=WEIGHTS_NAME, notes=notes,
     )  # fmt: skip
 
@@ -158,6 +159,16 @@ def _fixed_or_not(arguments: argparse.Namespace, model: VITS2) -> dict[str, bool
             folder=str(arguments.output),
         )
     return fixed
+
+
+def _ears(arguments: argparse.Namespace) -> dict[str, str]:
+    """Hashes of what judges the sound beside the spectra; "" for none."""
+    return {name: file_hash(path) if path else "" for name, path in _ear_files(arguments).items()}
+
+
+def _ear_files(arguments: argparse.Namespace) -> dict[str, Path | None]:
+    content = arguments.content
+    return {"speaker": arguments.speaker, "content": content / S3_FILE if content and content.is_dir() else content}
 
 
 def _samples(arguments: argparse.Namespace, stores: list[Rows]) -> Callable[[VITS2, Path], Samples] | None:
@@ -234,8 +245,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--speaker", type=Path, help="speaker encoder (tools.train_speaker) that judges the voice")
     parser.add_argument(
-        "--content", type=Path, metavar="S3", help="speech tokenizer with its recognition head that judges what is said"
-    )
+        "--content", type=Path, metavar="S3",
+        help="speech tokenizer with its recognition head, a file or a model folder, that judges what is said",
+    )  # fmt: skip
     parser.add_argument("--warmup-steps", type=int, default=100)
     parser.add_argument("--ema-decay", type=float, default=0.998)
     parser.add_argument("--save-every", type=int, default=0, help="steps between saved weights; 0 = at the end only")

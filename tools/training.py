@@ -228,6 +228,8 @@ def run_training(
         UserError: see `modules.training.loop.train`.
     """
     main = team.rank == 0
+    if team.from_main(progress.should_stop()):
+        raise Stopped  # while everything was made ready: nothing is trained, and nothing to be saved
     if arguments.start_over and main and (kept := set_aside(arguments.output)):
         print(f"the earlier run is kept as {kept}")
     team.from_main(None)  # nobody looks into the folder before it has been set aside

@@ -20,6 +20,12 @@ _SILENT_PEAK = 1e-5
 _OVERSAMPLING = 4
 
 
+def frame_power(wav: np.ndarray, frame: int) -> np.ndarray:
+    """Mean square of each whole frame of `frame` samples of wav [S], float64 [S // frame]."""
+    count = len(wav) // frame
+    return np.mean(np.square(wav[: count * frame].reshape(count, frame).astype(np.float64)), axis=1)
+
+
 def integrated_lufs(wav: Tensor, sample_rate: int) -> float:
     """Gated loudness of wav [S], LUFS; -inf for silence. A clip shorter than 50 ms is padded with zeros."""
     samples = _samples(wav)

@@ -20,6 +20,7 @@ from modules.audio.resample import resample
 from modules.checkpoint import Lineage
 from modules.corpus.phones import PAUSE
 from modules.data.store import FeatureStore
+from modules.errors import UserError
 from modules.evaluation.alignment import count_edits, pooled_rate
 from modules.evaluation.recognizer import BLANK, PhoneRecognizer, best_paths, save_recognizer
 from modules.training.optimizers import muon_and_adamw
@@ -159,8 +160,19 @@ def draw_weights(
     dataset: LabelledSpeech, recorded_share: float, favoured: Mapping[str, float] | None = None
 ) -> np.ndarray:
     """Sampling weight per clip: recordings get `recorded_share`, languages the square root of their number, times
-    what `favoured` says of them."""
+    what `favoured` says of them.
+
+    Raises:
+        UserError: favoured_language_missing.
+    """
     counts, favoured = Counter(dataset.groups), favoured or {}
+    for language in sorted(set(favoured) - {language for _, language in counts}):
+        raise UserError(
+            "favoured_language_missing",
+            "No clip of the corpora is in {language}, which is to be drawn more often; they hold {languages}.",
+            language=language,
+            languages=", ".join(sorted({language for _, language in counts})),
+        )
     weights = np.array([counts[group] ** -0.5 * favoured.get(group[1], 1.0) for group in dataset.groups])
     recorded = np.array([source == "recorded" for source, _ in dataset.groups])
     if recorded.any() and not recorded.all():

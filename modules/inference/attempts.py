@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from modules.gpt.decode import Generated
+from modules.inference.finishing import raw_levels
 from modules.inference.lengths import Lengths
 from modules.inference.options import MAX_SEED
 from modules.speech.grouped import PROSODY_STREAM
@@ -36,7 +37,7 @@ _SILENT_LEVEL = 10 ** (-50 / 20)
 _ACTIVE_DB = 35.0
 _ACTIVE_SHARE = 0.3
 _FRAMES_PER_SECOND = 50
-_FLAT, _FLAT_SHARE = 0.999, 0.005
+_FLAT_SHARE = 0.005
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,11 @@ def code_alarms(generated: Generated, lengths: Lengths, pitched: bool = False) -
 def sound_alarms(raw: np.ndarray, sample_rate: int, least_seconds: float) -> tuple[Alarm, ...]:
     """What the decoder's raw sound [S] tells; `least_seconds`: the shortest plausible speech of this text."""
     found: list[Alarm] = []
-    level = math.sqrt(float(np.mean(np.square(raw, dtype=np.float64)))) if len(raw) else 0.0
-    # What is not finite or not there fails this comparison too.
-    if not level >= _SILENT_LEVEL or active_seconds(raw, sample_rate) < _ACTIVE_SHARE * least_seconds:
+    levels = raw_levels(raw)
+    broken = not np.isfinite(raw).all()
+    if broken or levels["raw_rms"] < _SILENT_LEVEL or active_seconds(raw, sample_rate) < _ACTIVE_SHARE * least_seconds:
         found.append("silent")
-    peak = float(np.abs(raw).max(initial=0.0))
-    if peak > 0 and float(np.mean(np.abs(raw) >= _FLAT * peak)) > _FLAT_SHARE:
+    if levels["raw_flat_share"] > _FLAT_SHARE:
         found.append("clipped")
     return tuple(found)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from modules.audio.loudness import normalize
+from modules.audio.loudness import frame_power, normalize
 
 LOUDNESS_LUFS = -20.0
 CEILING_DB = -1.0
@@ -51,10 +51,9 @@ def finish(wav: np.ndarray, sample_rate: int) -> np.ndarray:
 def trim(wav: np.ndarray, sample_rate: int) -> np.ndarray:
     """Without the silence at both ends, but for a short lead and tail."""
     frame = max(1, int(_FRAME_SECONDS * sample_rate))
-    count = len(wav) // frame
-    if count < 2:
+    power = frame_power(wav, frame)
+    if len(power) < 2:
         return wav
-    power = np.mean(wav[: count * frame].reshape(count, frame).astype(np.float64) ** 2, axis=1)
     loud = np.flatnonzero(power > power.max() * 10 ** (_QUIET_DB / 10))
     if len(loud) == 0:
         return wav

@@ -20,7 +20,7 @@ from modules.gpt.decode import Decoder
 from modules.gpt.model import SpeechGPT, load_gpt
 from modules.hub.needs import needed_models
 from modules.paths import PRETRAINED_MODELS
-from modules.speech.building import load_speech
+from modules.speech.building import S3_FILE, load_speech
 from modules.speech.contract import SpeechTokens
 from modules.speech.grouped import load_quantizer, quantizer_hash
 from modules.speech.grouped_tokenizer import GroupedTokenizer
@@ -33,7 +33,6 @@ T = TypeVar("T")
 
 PRESET_FILE = "preset.json"
 TOKENIZER_FILE = "tokenizer.json"
-S3_FILE = "s3.safetensors"
 GPT_FILE = "gpt.safetensors"
 VITS2_FILE = "vits2.safetensors"
 

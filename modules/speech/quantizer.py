@@ -56,6 +56,10 @@ class Quantizer(nn.Module):
                 quantised, ids = self.inner(x.float())
                 loss = x.new_zeros((), dtype=torch.float32)
             else:
-                quantised, ids, loss = self.inner(self.project_in(x.float()), mask=mask)
+                wanted = self.project_in(x.float())
+                quantised, ids, loss = self.inner(wanted, mask=mask)
+                if not self.training and wanted.requires_grad:
+                    # The library hands gradients through while it trains only; a tokenizer that judges does not train.
+                    quantised = wanted + (quantised - wanted).detach()
                 quantised, loss = self.project_out(quantised), loss.sum()
         return quantised * mask.unsqueeze(-1), ids.long().clamp_min(0) * mask, loss

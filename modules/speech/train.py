@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modules.checkpoint import Lineage, load_stage, load_weights, save_weights
+from modules.checkpoint import Lineage, load_stage, save_weights, wrong_stage
 from modules.config import SpeechTokenizerConfig, from_dict, to_dict
-from modules.errors import UserError
 from modules.speech.dataset import IGNORE, RecognitionBatch, mask_bands_and_frames, warp_bands
 from modules.speech.s3 import BLANK, SemanticTokenizer
 from modules.training.optimizers import muon_and_adamw
@@ -124,27 +123,9 @@ def load_tokenizer(path: Path, *, with_recogniser: bool | None = False) -> Seman
     labels = tuple(weights.config["labels"]) if with_recogniser else ()
     model = SemanticTokenizer(from_dict(SpeechTokenizerConfig, weights.config["tokenizer"]), labels)
     state = {k: v for k, v in weights.state.items() if with_recogniser or not k.startswith(RECOGNISER_PREFIX)}
+    if all(name.startswith(RECOGNISER_PREFIX) for name in state):
+        raise wrong_stage(path, "speech tokenizer")  # a head that was shipped apart
     model.load_state_dict(state)
-    return model.eval()
-
-
-def load_with_head(path: Path, head: Path) -> SemanticTokenizer:
-    """A tokenizer that was shipped without its recognition head, and that head out of another file, in eval mode.
-
-    Raises:
-        UserError: head_of_another_tokenizer, and those of `load_weights`.
-    """
-    main, extra = load_weights(path), load_weights(head)
-    labels = tuple(extra.config.get("labels", ()))
-    if main.lineage != extra.lineage or not labels or "tokenizer" not in main.config:
-        raise UserError(
-            "head_of_another_tokenizer",
-            "{head} does not hold the recognition head of {file}; take both from the same version.",
-            head=str(head),
-            file=str(path),
-        )
-    model = SemanticTokenizer(from_dict(SpeechTokenizerConfig, main.config["tokenizer"]), labels)
-    model.load_state_dict(main.state | {k: v for k, v in extra.state.items() if k.startswith(RECOGNISER_PREFIX)})
     return model.eval()
 
 

@@ -86,8 +86,18 @@ def stop_is_asked(folder: Path) -> bool:
     return path.exists() and path.stat().st_mtime >= psutil.Process().create_time() - 1.0
 
 
+def _known(given: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """`given` without what `saved` does not name."""
+    return {
+        name: _known(value, saved[name]) if isinstance(value, dict) and isinstance(saved[name], dict) else value
+        for name, value in given.items()
+        if name in saved
+    }
+
+
 def _refuse_other_config(saved: dict[str, Any] | None, given: dict[str, Any] | None, folder: Path) -> None:
-    keys = differing_keys(saved, given) if saved is not None and given is not None else []
+    # A setting that the run's version did not know yet cannot have been another one.
+    keys = differing_keys(saved, _known(given, saved)) if saved is not None and given is not None else []
     if keys:
         raise UserError(
             "resume_config_differs",

@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.functional import resample
 
-from modules.errors import UserError
+from modules.speech.hearing import load_reader
 from modules.speech.s3 import Recognition, SemanticTokenizer
-from modules.speech.train import load_tokenizer
 from modules.vits2.layers import length_mask
 
 
 class ContentDistance(nn.Module):
-    """Distance between what is said in two sounds of the same length; neither voice nor level counts by design.
+    """Distance between what is said in two sounds of the same length; level does not count, and the voice little.
 
     Args:
         tokenizer: with its recognition head; it is not trained here.
@@ -63,17 +62,9 @@ def _mean(values: Tensor, real: Tensor) -> Tensor:
 
 
 def load_content_distance(path: Path, sample_rate: int) -> ContentDistance:
-    """The distance by a tokenizer that `tools.train_tokenizer speech` or `tools.ship --join` wrote.
+    """The distance by the tokenizer of a model folder, or of a file that its training or `tools.ship --join` wrote.
 
     Raises:
         UserError: weights_missing, weights_unreadable, weights_wrong_stage, tokenizer_without_head.
     """
-    tokenizer = load_tokenizer(path, with_recogniser=None)
-    if tokenizer.recogniser is None:
-        raise UserError(
-            "tokenizer_without_head",
-            "{file} is a speech tokenizer without its recognition head; give the file that its training wrote, or one "
-            "of tools.ship --join.",
-            file=str(path),
-        )
-    return ContentDistance(tokenizer, sample_rate)
+    return ContentDistance(load_reader(path), sample_rate)

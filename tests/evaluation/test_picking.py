@@ -17,13 +17,14 @@ from modules.errors import Stopped, UserError
 from modules.evaluation.picking import lines as picking_lines
 from modules.evaluation.picking import panel as picking_panel
 from modules.evaluation.picking.choice import Output, Row, choose
-from modules.evaluation.picking.ears import Ears, _aligned_distance, likeness, load_hearing
+from modules.evaluation.picking.ears import Ears, _aligned_distance, likeness
 from modules.evaluation.picking.lines import choose_lines
 from modules.evaluation.picking.panel import Panel
 from modules.evaluation.picking.pick import PickOptions, pick, weight_files
 from modules.experiment import Experiment
 from modules.inference.parts import load_parts
 from modules.paths import PRETRAINED_MODELS
+from modules.speech.hearing import load_hearing
 from modules.speech.s3 import SemanticTokenizer
 from modules.speech.train import load_tokenizer, save_tokenizer
 from tests.tiny import build_tiny_model_folder, synthetic_speech, tiny_preset

@@ -53,6 +53,16 @@ def test_other_steps_end_at_once() -> None:
     assert run_step(work, None) == STOPPED_EXIT and not after
 
 
+def test_a_step_that_is_to_go_on_at_a_press_goes_on() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asked = []
+    try:
+        assert run_step(lambda progress: (press(), asked.append(progress.should_stop())), None, finishes=True) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert asked == [False]
+
+
 def test_a_step_in_another_thread_leaves_the_signal_alone() -> None:
     before, found = signal.getsignal(signal.SIGINT), []
     thread = threading.Thread(target=lambda: found.append(run_step(lambda progress: None, None, finishes=True)))

@@ -18,12 +18,10 @@ from torch import Tensor
 from modules.audio.loudness import normalize
 from modules.audio.resample import resample
 from modules.audio.spectral import LogMel
-from modules.checkpoint import load_weights
-from modules.config import SpeechTokenizerConfig, from_dict
 from modules.corpus.phones import PAUSE
-from modules.inference.parts import S3_FILE, VITS2_FILE
-from modules.speech.s3 import SemanticTokenizer
-from modules.speech.train import RECOGNISER_PREFIX, edit_distance, greedy_labels
+from modules.inference.parts import VITS2_FILE
+from modules.speech.hearing import load_hearing
+from modules.speech.train import edit_distance, greedy_labels
 from modules.vits2.model import load_vits2
 
 OFFSETS = 4
@@ -146,23 +144,6 @@ class Ears:
     def _analysed(self, wav: Tensor) -> Tensor:
         """[M, T] of one resolution for all presets."""
         return self._mel(torch.from_numpy(resample(wav.numpy(), self.sample_rate, ANALYSIS_HZ))[None])[0]
-
-
-def load_hearing(models: Path) -> SemanticTokenizer:
-    """The speech tokenizer of a model folder, with its recognition head where that can be had."""
-    main = load_weights(models / S3_FILE)
-    state, labels = main.state, tuple(main.config.get("labels") or ())
-    place = models.absolute()  # a name is needed, also of "."
-    beside = place.with_name(place.name + "-training") / S3_FILE
-    if not labels and beside.is_file():
-        extra = load_weights(beside)
-        if extra.lineage == main.lineage:  # else it belongs to another tokenizer
-            state, labels = state | extra.state, tuple(extra.config.get("labels") or ())
-    if not labels:
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(RECOGNISER_PREFIX)}
-    model = SemanticTokenizer(from_dict(SpeechTokenizerConfig, main.config["tokenizer"]), labels)
-    model.load_state_dict(state)
-    return model.eval()
 
 
 def likeness(voice: np.ndarray, voices: list[np.ndarray]) -> float:
