@@ -159,8 +159,9 @@ def train_recognizer(arguments: argparse.Namespace) -> None:
 
 def calibrate(arguments: argparse.Namespace) -> None:
     """Measure the judge's own mistakes on source audio, and store them beside its weights."""
-    from modules.evaluation.failures.calibration import write_calibration
-    from modules.evaluation.failures.specimens import Source, measure
+    from modules.checkpoint import file_hash
+    from modules.evaluation.failures.calibration import read_calibration, write_calibration
+    from modules.evaluation.failures.specimens import Source, measure, merged
     from modules.runtime import set_threads
 
     set_threads(arguments.threads)
@@ -173,7 +174,8 @@ def calibrate(arguments: argparse.Namespace) -> None:
         told = {kind: f"{seen}/{of}" for kind, (seen, of) in {**values["hits"]}.items()}
         wrong = {kind: f"{seen}/{of}" for kind, (seen, of) in values["false_alarms"].items()}
         print(f"{language}: error {values['error']['rate']:.3f}, false alarms {wrong}, planted failures seen {told}")
-    print(write_calibration(arguments.recognizer, found))
+    before = read_calibration(arguments.recognizer, file_hash(arguments.recognizer))
+    print(write_calibration(arguments.recognizer, merged(before, found)))
 
 
 def read_sentences(arguments: argparse.Namespace) -> None:
@@ -206,7 +208,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     parts = list(PARTS) if "all" in parts else parts
     findings, reasons = _run(judge, parts, strict=bool(arguments.parts) and "all" not in arguments.parts)
     for told in judge.refused.values():
-        print(f"not spoken: {told['language']} {told['text'][:40]!r}, {told['voice']}: {told['reason']}", flush=True)
+        what = f"not spoken: {told['language']} {told['text'][:40]!r}, " if told["text"] else "left out: "
+        print(f"{what}{told['voice']}: {told['reason']}", flush=True)
     print(write_report(folder, list(findings), heading(judge)))
     document = build(judge, {part: finding.values for part, finding in findings.items()}, reasons)
     if arguments.json:
@@ -216,11 +219,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _run(judge: "Judge", parts: list[str], strict: bool) -> tuple[dict[str, "Finding"], dict[str, str]]:
-    """Findings by part, and why other parts have none; `strict`: a part that cannot run ends the command."""
+    """Findings by part, and why other parts have none; `strict`: a part that cannot run ends the command. So does it
+    otherwise where no part could run."""
     from modules.evaluation.judging import run_part
     from modules.evaluation.results import write_finding
 
     findings: dict[str, Finding] = {}
+    first: UserError | None = None
     reasons = {part: "this part was not asked for" for part in PARTS if part not in parts}
     for part in parts:
         if judge.options.deadline_seconds and time.monotonic() - judge.started > LAST_START_SECONDS:
@@ -229,14 +234,16 @@ def _run(judge: "Judge", parts: list[str], strict: bool) -> tuple[dict[str, "Fin
         try:
             finding = run_part(part, judge)
         except UserError as error:
-            if strict or error.code not in {"judge_package_missing", "judge_needs_corpus", "judge_no_recognizer"}:
+            if strict:
                 raise
-            reasons[part] = str(error)
+            first, reasons[part] = first or error, str(error)
             print(f"{part}: not measured. {error}", flush=True)
             continue
         findings[part] = finding
         write_finding(judge.folder, finding)
         print("\n".join(table.markdown() for table in finding.tables), flush=True)
+    if first is not None and not findings:
+        raise first
     return findings, reasons
 
 

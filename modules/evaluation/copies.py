@@ -18,7 +18,7 @@ from modules.audio.resample import resample
 from modules.evaluation.clips import Clip
 from modules.evaluation.judging import Judge
 from modules.evaluation.results import Finding, Table
-from modules.evaluation.shares import mean_interval
+from modules.evaluation.shares import mean_interval, shown_ends
 from modules.speech.prosody import F0_FRAME_RATE_HZ, median_f0
 from modules.vits2.model import VITS2, load_vits2
 
@@ -33,8 +33,12 @@ _NOTE = (
 
 
 def judge_copies(judge: Judge) -> Finding:
-    """The references of some voices, each copied in its own voice."""
-    clips = [test.reference for test in judge.some_voices()[:RECORDINGS]]
+    """The references of some voices, each copied in its own voice; one that is silent or cannot be read is left out.
+
+    Raises:
+        UserError: judge_too_few_voices.
+    """
+    clips = [test.reference for test in judge.taken_voices("copies", RECORDINGS)]
     ways: dict[str, Callable[[Clip, Tensor], Tensor]] = {
         "from tokens": lambda clip, wav: _from_tokens(judge, clip, wav)
     }
@@ -56,7 +60,7 @@ def judge_copies(judge: Judge) -> Finding:
         found = mean_interval(item["nepers"] for item in items)
         values[name] = {**found, "items": items}
         if found["mean"] is not None:
-            rows.append((name, found["count"], f"{found['mean']:.3f} ({found['low']:.3f}-{found['high']:.3f})"))
+            rows.append((name, found["count"], f"{found['mean']:.3f} ({shown_ends(found, '{:.3f}')})"))
     if judge.posterior is None:
         values["from the posterior"] = {"mean": None, "reason": "the posterior encoder is not shipped; give --whole"}
     table = Table("Copy-synthesis", ("copy", "recordings", "distance"), tuple(rows), _NOTE.format(nepers=_FLOOR_NEPERS))

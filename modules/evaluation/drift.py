@@ -11,7 +11,7 @@ import numpy as np
 from modules.evaluation.judging import GROUPS, Judge, Request
 from modules.evaluation.results import Finding, Table
 from modules.evaluation.sets.shipped import written_clip
-from modules.evaluation.shares import mean_interval
+from modules.evaluation.shares import mean_interval, shown_ends
 from modules.text.sentences import split_text
 
 PASSAGE_SENTENCES = 6
@@ -98,4 +98,4 @@ def _passages(judge: Judge) -> list[list[float]]:
 def _interval(found: dict[str, Any]) -> str:
     if found["mean"] is None:
         return "-"
-    return f"{found['mean']:+.3f} ({found['low']:+.3f}..{found['high']:+.3f}; {found['count']})"
+    return f"{found['mean']:+.3f} ({shown_ends(found)}; {found['count']})"

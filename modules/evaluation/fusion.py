@@ -55,11 +55,15 @@ def unlike_pairs(tests: list[VoiceTest], embeddings: np.ndarray, count: int) -> 
 
 
 def judge_fusion(judge: Judge) -> Finding:
-    """Curves, equality at the ends, nearness at 0.99."""
-    tests = judge.some_voices()
+    """Curves, equality at the ends, nearness at 0.99.
+
+    Raises:
+        UserError: judge_no_sentence, judge_too_few_voices.
+    """
+    tests = judge.taken_voices("fusion", least=2)
+    lines = judge.some_lines("fusion")[:SENTENCES]
     references = {test.speaker: judge.embedder(judge.reader.wav(test.reference, SAMPLE_RATE)) for test in tests}
     pairs = unlike_pairs(tests, np.stack([references[test.speaker] for test in tests]), PAIRS)
-    lines = judge.lines("en")[:SENTENCES]
     values: dict[str, Any] = {"pairs": [[p.first.speaker, p.second.speaker, p.similarity] for p in pairs]}
     rows, done, total = [], 0, len(MODES) * len(pairs)
     for mode, options in MODES.items():

@@ -24,7 +24,7 @@ LEAST_CHOICES = 12
 """Sentences to choose among, however few are spoken."""
 _NOTE = (
     "Floor: the recogniser on the source audio (synthetic voices), or, of sentences that were only written, its stored "
-    "error on them. Chance: outputs against another sentence. Toneless: "
+    "error on them. Chance: outputs against another sentence, where the language has one. Toneless: "
     "tone digits of Mandarin left out. Bad: sentences with more than half of their phones wrong. In brackets: 95 % "
     "interval over sentences."
 )
@@ -76,7 +76,8 @@ def _phones(judge: Judge, group: str) -> tuple[dict, Table]:
             source, plain_source, _ = phone_counts(judge, sentence.phones, sentence.key, load)
             kinds["floor"].append(source)
             kinds["plain_floor"].append(plain_source)
-        kinds["chance"].append(count_edits(heard, _another(spoken, number).phones))
+        if (other := _another(spoken, number)) is not None:
+            kinds["chance"].append(count_edits(heard, other.phones))
         items.append(_item(request, output, counts, source))
         judge.progress(f"hearing phones, {group} voices", number + 1, len(spoken))
     rows, values = [], {"items": items}
@@ -105,25 +106,30 @@ def _language_row(language: str, kinds: dict[str, list], stored: dict | None) ->
     rates = {name: vars(pooled_rate(counts, clusters=sentences)) for name, counts in kinds.items()}
     if "floor" not in rates and stored:
         rates |= {"floor": stored["error"], "plain_floor": stored["toneless"]}
+    rates.setdefault("chance", None)
     output = rates["output"]
+    if len(set(sentences)) < 2:  # one sentence does not tell how others would differ
+        output |= {"low": None, "high": None}
     bad = sum(count.rate > 0.5 for count in kinds["output"]) / len(kinds["output"])
-    interval = f"{percent(output['rate'])} ({100 * output['low']:.0f}-{100 * output['high']:.0f})"
+    ends = "-" if output["low"] is None else f"{100 * output['low']:.0f}-{100 * output['high']:.0f}"
+    chance = percent(rates["chance"]["rate"]) if rates["chance"] else "-"
     floors = [percent(rates[name]["rate"]) if name in rates else "unknown" for name in ("floor", "plain_floor")]
     row = (
-        language, output["items"], interval, floors[0], percent(rates["plain"]["rate"]), floors[1],
-        percent(output["insertions"]), percent(output["deletions"]), percent(bad), percent(rates["chance"]["rate"]),
+        language, output["items"], f"{percent(output['rate'])} ({ends})", floors[0], percent(rates["plain"]["rate"]),
+        floors[1], percent(output["insertions"]), percent(output["deletions"]), percent(bad), chance,
     )  # fmt: skip
     return row, {**rates, "bad": bad}
 
 
-def _another(spoken: list[tuple[Request, Spoken]], number: int) -> Clip:
-    """The sentence of another output in the same language."""
+def _another(spoken: list[tuple[Request, Spoken]], number: int) -> Clip | None:
+    """The sentence of another output in the same language; None where there is no other, for the error against the
+    sentence itself is no chance."""
     mine = spoken[number][0].sentence
     for step in range(1, len(spoken)):
         other = spoken[(number + step) % len(spoken)][0].sentence
-        if other.language == mine.language and other.text != mine.text:
+        if other.language == mine.language and other.text != mine.text and other.phones:
             return other
-    return mine
+    return None
 
 
 def _item(request: Request, output: Spoken, counts: EditCounts | None, source: EditCounts | None) -> dict:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +160,7 @@ class Judge:
         return in_order(request.sentence.language for requests in groups for request in requests)
 
     def check(self) -> None:
-        """Raise a `UserError` where there is nothing to judge, see `requests.check`."""
+        """Raise a `UserError` where there is nothing to judge, or nothing to judge it with, see `requests.check`."""
         from modules.evaluation.requests import check
 
         check(self)
@@ -168,6 +169,21 @@ class Judge:
         """Every sentence of a language: unseen ones of the corpus, else the written ones."""
         found = sentences(self.synthetic, language, self.options.seed)
         return found or [clip for clip in self.written if clip.language == language]
+
+    def some_lines(self, part: str) -> list[Clip]:
+        """Lines for a part that needs only a few: English ones, else those of the first judged language that has any.
+
+        Raises:
+            UserError: judge_no_sentence.
+        """
+        found = next((lines for language in ("en", *self.languages) if (lines := self.lines(language))), None)
+        if found is None:
+            raise UserError(
+                "judge_no_sentence",
+                "The part {part} has no sentence to speak; choose other languages or texts.",
+                part=part,
+            )
+        return found
 
     @cached_property
     def voice_tests(self) -> dict[str, list[VoiceTest]]:
@@ -191,13 +207,35 @@ class Judge:
 
         options = self.options
         if options.reference_list:
-            return references.as_voices(references.listed_clips(options.reference_list))
-        folder = options.references
-        return references.as_voices(references.folder_clips(folder) if folder else references.example_clips())
+            return references.as_voices(references.listed_clips(options.reference_list, self._leave_out))
+        if options.references:
+            return references.as_voices(references.folder_clips(options.references, self._leave_out))
+        return references.as_voices(references.example_clips())
+
+    def _leave_out(self, path: Path, error: UserError) -> None:
+        self._refuse("given", None, str(path), path.name, error)
 
     def some_voices(self) -> list[VoiceTest]:
         """The voices for parts that need only a few: real ones before synthetic ones before given ones."""
         return self.real_voices or self.voice_tests["synthetic"] or self.given_voices
+
+    def taken_voices(self, part: str, most: int | None = None, least: int = 1) -> list[VoiceTest]:
+        """Those of `some_voices`, up to `most`, whose reference can be spoken from; the others are noted in `refused`.
+
+        Raises:
+            UserError: judge_too_few_voices; what `Speaker.reference` raises that lies not with one recording.
+        """
+        found = list(islice((test for test in self.some_voices() if self.takes(part, test.reference)), most))
+        if len(found) < least:
+            raise UserError(
+                "judge_too_few_voices",
+                "The part {part} needs voices that can be spoken from: {least} at the least, and there are {count}; "
+                "give further recordings.",
+                part=part,
+                least=least,
+                count=len(found),
+            )
+        return found
 
     @cached_property
     def requests(self) -> dict[str, list[Request]]:
@@ -307,10 +345,25 @@ class Judge:
         except UserError as error:
             if error.code not in REFUSALS:
                 raise
-            sentence, reference = request.sentence, request.reference
-            told = {"group": group, "language": sentence.language, "text": sentence.text, "voice": reference.speaker}
-            self.refused[sentence.key, reference.key] = {**told, "code": error.code, "reason": str(error)}
+            self._refuse(group, request.sentence, request.reference.key, request.reference.speaker, error)
             return None
+
+    def takes(self, group: str, reference: Clip) -> bool:
+        """Whether a reference can be spoken from; why not is noted in `refused`."""
+        try:
+            self.speaker.reference(reference)
+        except UserError as error:
+            if error.code not in REFUSALS:
+                raise
+            self._refuse(group, None, reference.key, reference.speaker, error)
+            return False
+        return True
+
+    def _refuse(self, group: str, sentence: Clip | None, reference: str, voice: str, error: UserError) -> None:
+        """Note it; `sentence` is None where the recording alone is refused."""
+        language, text, key = (sentence.language, sentence.text, sentence.key) if sentence else ("", "", "")
+        told = {"group": group, "language": language, "text": text, "voice": voice}
+        self.refused[key, reference] = {**told, "code": error.code, "reason": str(error)}
 
     def spoken_count(self, group: str) -> int:
         """How many outputs of a group were spoken so far; with and without guards are two."""

@@ -22,12 +22,11 @@ from modules.corpus.phones import PAUSE
 from modules.data.manifest import write_whole
 from modules.data.store import FeatureStore
 from modules.errors import Stopped
-from modules.evaluation.alignment import count_edits
+from modules.evaluation.alignment import count_edits, without_tones
 
 RECORDED = "recorded"
 _BATCH_SECONDS = 40.0
 _WINDOW_CLIPS = 512
-_TONES = "12345"
 _MAD_TO_DEVIATION = 1.4826
 
 Hear = Callable[[Sequence[np.ndarray]], list[list[str]]]
@@ -156,8 +155,12 @@ def decide(
         "limits": {k: round(v, 4) for k, v in asdict(limits).items() if np.isfinite(v)},
     }
     if len(dropped) > options.most_dropped * len(judged):
-        share = round(100 * len(dropped) / len(judged))
-        return _not_judged(clips, f"the recogniser knows it too little: {share} % would go") | told, [], None
+        share = 100 * len(dropped) / len(judged)
+        why = (
+            f"{share:.1f} % of its clips would be dropped, more than --most-dropped allows "
+            f"({100 * options.most_dropped:g} %): train the recogniser on this language, or raise --most-dropped"
+        )
+        return _not_judged(clips, why) | told, [], None
     counts = {"clips": clips, "judged": len(judged), "dropped": len(dropped), "not_judged": clips - len(judged)}
     return counts | told, dropped, limits
 
@@ -222,7 +225,7 @@ def _truth(store: FeatureStore, row: int) -> list[str]:
 
 def _plain(labels: Sequence[str]) -> list[str]:
     """Without tones, which a recogniser confuses first, and without pauses."""
-    return [label.rstrip(_TONES) for label in labels if label != PAUSE]
+    return without_tones(label for label in labels if label != PAUSE)
 
 
 def _error(heard: Sequence[str], truth: Sequence[str]) -> float:

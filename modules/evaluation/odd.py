@@ -40,15 +40,21 @@ TEXTS = {
     "control characters": "Hello\u0000 wor\u200bld\u202e!",
     "special tokens": "<|endoftext|> [EOS] <s> hello",
 }
-REFERENCE_LINE = "en"
 PACE = (0.33, 3.0)
 
 
 def judge_odd(judge: Judge) -> Finding:
-    """Texts with one good reference, then one good text with odd references."""
-    judge.speaker.reference(_good_reference(judge))  # a missing model is told here, not counted as a refusal
-    texts = [_try_text(judge, name, text) for name, text in TEXTS.items()]
-    references = _references(judge)
+    """Texts with one good reference, then one good text with odd references.
+
+    Raises:
+        UserError: judge_too_few_voices, judge_no_sentence.
+    """
+    # A missing model is told here, not counted as a refusal.
+    good = judge.taken_voices("odd", 1)[0].reference
+    rows = _odd_references(judge)
+    line = judge.some_lines("odd")[0].text if rows else ""
+    texts = [_try_text(judge, good, name, text) for name, text in TEXTS.items()]
+    references = _references(judge, rows, line)
     values = {"texts": texts, "references": references}
     values["crashes"] = sum(item["result"].startswith("CRASH") for item in texts + references)
     header = ("case", "result", "seconds", "expected", "stopped by", "remark")
@@ -61,30 +67,29 @@ def judge_odd(judge: Judge) -> Finding:
     return Finding("odd", values, tuple(tables))
 
 
-def _good_reference(judge: Judge) -> Clip:
-    return judge.some_voices()[0].reference
-
-
-def _try_text(judge: Judge, name: str, text: str) -> dict[str, Any]:
+def _try_text(judge: Judge, good: Clip, name: str, text: str) -> dict[str, Any]:
     def attempt() -> tuple[np.ndarray, list[str], str]:
-        spoken = judge.speaker.say(text, [(_good_reference(judge), 1.0)], judge.options.seed)
+        spoken = judge.speaker.say(text, [(good, 1.0)], judge.options.seed)
         loops = f"a phrase {spoken.longest_loop} times" if spoken.longest_loop >= 4 else ""
         return spoken.wav(judge.speaker.synthesizer.sample_rate), list(spoken.stopped_by), loops
 
     return {"name": name, **_outcome(judge, text, attempt)}
 
 
-def _references(judge: Judge) -> list[dict[str, Any]]:
+def _odd_references(judge: Judge) -> list[dict[str, str]]:
+    """Rows of the manifest of `--speech` that are no plain clips."""
     folder = judge.options.speech
     if folder is None or not (folder / "manifest.tsv").is_file():
         return []
     with open(folder / "manifest.tsv", encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    rows = [row for row in rows if row.get("kind") in ("odd", "mix", "long")]
-    line = judge.lines(REFERENCE_LINE)[0].text
+    return [row for row in rows if row.get("kind") in ("odd", "mix", "long")]
+
+
+def _references(judge: Judge, rows: list[dict[str, str]], line: str) -> list[dict[str, Any]]:
     results = []
     for row in rows:
-        path = Path(folder) / row["path"]
+        path = Path(judge.options.speech) / row["path"]
         results.append({"name": row["path"], **_try_reference(judge, path, row.get("transcript", ""), line)})
         judge.progress("odd references", len(results), len(rows))
     return results

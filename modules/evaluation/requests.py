@@ -25,10 +25,12 @@ def wanted(judge: Judge) -> dict[str, list[Request]]:
 
 
 def check(judge: Judge) -> None:
-    """Whether there is anything to judge.
+    """Whether there is anything to judge, and whether what all parts need can be opened: a part that fails later costs
+    the minutes before it.
 
     Raises:
-        UserError: judge_nothing, judge_recordings_need_corpus.
+        UserError: judge_nothing, judge_recordings_need_corpus, judge_whole_differs; those of the weights that are
+            judged, and of the recogniser that is given.
     """
     options = judge.options
     if (options.manifest or options.speech) and not options.corpus:
@@ -44,6 +46,9 @@ def check(judge: Judge) -> None:
             "texts or voices.",
             languages=", ".join(options.languages) or "any language",
         )
+    _ = judge.posterior, judge.parts
+    if options.recognizer is not None:
+        _ = judge.ear
 
 
 def _own_voices(judge: Judge, lines: list[Clip]) -> list[Request]:

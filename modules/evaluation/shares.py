@@ -80,12 +80,22 @@ def shown_share(found: Mapping[str, float | int | None]) -> str:
 def mean_interval(
     values: Iterable[float], resamples: int = 1000, clusters: Sequence[Hashable] = ()
 ) -> dict[str, float | int | None]:
-    """Mean and 95 % percentile bootstrap interval over the finite values, or their clusters, seeded."""
+    """Mean and 95 % percentile bootstrap interval over the finite values, or their clusters, seeded; None for ends
+    of a single one, which does not tell how others would differ."""
     values = list(values)
     kept = [i for i, value in enumerate(values) if value is not None and math.isfinite(value)]
     if not kept:
         return {"mean": None, "low": None, "high": None, "count": 0}
     found = np.array([values[i] for i in kept], dtype=np.float64)
-    means = cluster_means(found, [clusters[i] for i in kept] if clusters else kept, resamples)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return {"mean": float(found.mean()), "low": float(low), "high": float(high), "count": len(found)}
+    told = {"mean": float(found.mean()), "low": None, "high": None, "count": len(found)}
+    groups = [clusters[i] for i in kept] if clusters else kept
+    if len(set(groups)) < 2:
+        return told
+    low, high = np.percentile(cluster_means(found, groups, resamples), (2.5, 97.5))
+    return {**told, "low": float(low), "high": float(high)}
+
+
+def shown_ends(found: Mapping[str, float | int | None], form: str = "{:+.3f}") -> str:
+    """The interval of a mean, "-" where it has none."""
+    ends = [found["low"], found["high"]]
+    return "..".join(map(form.format, ends)) if None not in ends else "-"

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from modules.audio.loudness import frame_power
 from modules.data.store import entry_key
 from modules.evaluation.clips import Clip
 from modules.evaluation.failures.rules import FULL_SCALE, is_clipped
 from modules.evaluation.judging import GROUPS, Judge, Request
 from modules.evaluation.packages import need
 from modules.evaluation.results import Finding, Table, percent
+from modules.evaluation.shares import mean_interval
 from modules.evaluation.speaking import Spoken
 from modules.inference.finishing import trim
 
@@ -65,11 +67,9 @@ def clipped_share(wav: np.ndarray) -> float:
 
 def silent_share(wav: np.ndarray, sample_rate: int) -> float:
     """Share of 20 ms frames 40 dB or more below the loudest one."""
-    frame = sample_rate // 50
-    count = len(wav) // frame
-    if count == 0:
+    power = frame_power(wav, sample_rate // 50)
+    if not len(power):
         return 0.0
-    power = np.mean(np.square(wav[: count * frame].reshape(count, frame).astype(np.float64)), axis=1)
     return float(np.mean(power <= power.max() * 10 ** (_SILENT_DB / 10)))
 
 
@@ -176,7 +176,7 @@ def _pitch(judge: Judge, group: str, spoken: list[tuple[Request, Spoken]]) -> di
 
 
 def _shape(judge: Judge, group: str, spoken: list[tuple[Request, Spoken]]) -> dict:
-    bands, clipped, silent, paces = [], [], [], []
+    bands, voices, clipped, silent, paces = [], [], [], [], []
     lengths: list[float] = [math.nan]  # stays nan where no sentence has source audio
     profiles: dict[str, np.ndarray] = {}
     for number, (request, output) in enumerate(spoken):
@@ -185,6 +185,7 @@ def _shape(judge: Judge, group: str, spoken: list[tuple[Request, Spoken]]) -> di
         source = judge.reader.wav(request.sentence, SPECTRUM_RATE) if has_source else np.zeros(0, np.float32)
         own = recorded_bands(_own_profile(judge, group, request, source, profiles))
         bands.append(band_levels_db(wav, SPECTRUM_RATE) - own)
+        voices.append(request.reference.speaker)
         clipped.append(is_clipped(wav, output.raw))
         silent.append(silent_share(wav, SPECTRUM_RATE))
         if has_source:
@@ -193,11 +194,13 @@ def _shape(judge: Judge, group: str, spoken: list[tuple[Request, Spoken]]) -> di
         judge.progress(f"measuring sound, {group} voices", number + 1, len(spoken))
     outputs = [output for _, output in spoken]
     endings = Counter(ending for output in outputs for ending in output.stopped_by)
-    difference = [_mean(column) for column in np.array(bands).T]
+    difference = [mean_interval(column, clusters=voices) for column in np.array(bands).T]
     lengths = lengths[1:] or lengths
     return {
         "outputs": len(outputs),
-        "band_difference_db": difference,
+        "band_difference_db": [math.nan if band["mean"] is None else band["mean"] for band in difference],
+        "band_intervals_db": [[band["low"], band["high"]] for band in difference],
+        "band_outputs": [band["count"] for band in difference],
         "band_distance_db": _mean(np.abs(bands)),
         "outputs_with_clipping": float(np.mean(clipped)),
         "silent_share": float(np.mean(silent)),

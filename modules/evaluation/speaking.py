@@ -65,7 +65,7 @@ class Spoken:
     @property
     def raw(self) -> RawSound:
         """What finishing hides of the decoder's sound."""
-        return RawSound(self.raw_peak, self.raw_rms, self.raw_flat_share)
+        return RawSound(self.raw_rms, self.raw_flat_share)
 
     def wav(self, sample_rate: int) -> np.ndarray:
         """float32 [S]."""

@@ -40,10 +40,14 @@ class Timing:
 
 
 def judge_speed(judge: Judge) -> Finding:
-    """Threads side by side with one and with three references."""
+    """Threads side by side with one and with three references.
+
+    Raises:
+        UserError: judge_no_sentence, judge_too_few_voices.
+    """
     voices = dict(_voices(judge))
-    lines = [clip.text for clip in judge.lines("en")[:SENTENCES]]
-    text = " ".join(line if line[-1:] in ".!?" else f"{line}." for line in lines)
+    lines = [clip.text for clip in judge.some_lines("speed")[:SENTENCES]]
+    text = " ".join(line if line[-1:] in ".!?。！？" else f"{line}." for line in lines)
     before = torch.get_num_threads()
     counts = [n for n in THREADS if n <= (psutil.cpu_count() or 1)]
     timings: dict[tuple[str, int], list[Timing]] = defaultdict(list)
@@ -70,8 +74,7 @@ def judge_speed(judge: Judge) -> Finding:
 
 
 def _voices(judge: Judge) -> Iterator[tuple[str, Voice]]:
-    tests = judge.some_voices()
-    clips: list[Clip] = [test.reference for test in tests[:3]]
+    clips: list[Clip] = [test.reference for test in judge.taken_voices("speed", 3)]
     yield "one reference", Voice((judge.speaker.reference(clips[0]),))
     if len(clips) == 3:
         yield "three references", Voice(tuple(judge.speaker.reference(clip, 1 / 3) for clip in clips))

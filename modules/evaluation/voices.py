@@ -56,7 +56,8 @@ class Likeness:
     Args:
         same, different: mean cosine to the same and to other speakers; different_alike: to others of the same gender.
         identified: share of speakers picked out of a line-up; nearest_of_all: share whose own is nearest of all.
-        low, high: 95 % interval of `same` over speakers; the others likewise.
+        compared: speakers that `same` and `identified` are taken over.
+        low, high: 95 % interval of `same` over speakers, nan of a single one; the others likewise.
     """
 
     same: float
@@ -65,6 +66,7 @@ class Likeness:
     identified: float
     nearest_of_all: float
     speakers: int
+    compared: int
     low: float = float("nan")
     high: float = float("nan")
     different_low: float = float("nan")
@@ -125,6 +127,7 @@ def likeness(
         _number(identified["mean"]),
         float(nearest.mean()) if len(nearest) else float("nan"),
         len(scores),
+        int(known.sum()),
         *(_number(found[end]) for found in (same, different, identified) for end in ("low", "high")),
     )
 

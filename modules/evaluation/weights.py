@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.checkpoint import file_hash, load_weights
+import torch
+
+from modules.checkpoint import Weights, file_hash, load_weights
 from modules.data.store import entry_key
 from modules.errors import UserError
 from modules.paths import PRETRAINED_MODELS
@@ -27,25 +29,38 @@ def posterior_file(options: "JudgeOptions") -> Path | None:
     """Decoder weights with a posterior encoder, None where none are given.
 
     Raises:
-        UserError: judge_whole_differs where they are not the judged ones in the form that training has.
+        UserError: judge_whole_differs where they, or the speech tokenizer beside them, are not the judged ones in the
+            form that training has.
     """
-    from modules.inference.parts import VITS2_FILE
+    from modules.inference.parts import S3_FILE, VITS2_FILE
 
     if not options.whole:
         return None
-    path = options.whole / VITS2_FILE
-    judged = options.vits2 or options.models / VITS2_FILE
-    ours, theirs = (load_weights(file).lineage for file in (path, judged))
-    if (ours.preset, ours.step, ours.epoch) != (theirs.preset, theirs.step, theirs.epoch):
-        raise UserError(
-            "judge_whole_differs",
-            "{file} is of step {step} and the judged decoder of step {judged}; give the folder that tools.ship "
-            "--join wrote for the judged weights.",
-            file=str(path),
-            step=ours.step,
-            judged=theirs.step,
-        )
-    return path
+    judged = {VITS2_FILE: options.vits2 or options.models / VITS2_FILE, S3_FILE: options.models / S3_FILE}
+    for name, theirs in judged.items():
+        ours = options.whole / name
+        if name == S3_FILE and not ours.is_file():
+            continue  # copy-synthesis needs the decoder alone
+        if not _same_training(load_weights(ours), load_weights(theirs)):
+            raise UserError(
+                "judge_whole_differs",
+                "{file} and the judged {judged} are not of one training; give the folder that tools.ship --join "
+                "wrote for the judged weights.",
+                file=str(ours),
+                judged=str(theirs),
+            )
+    return options.whole / VITS2_FILE
+
+
+def _same_training(ours: Weights, theirs: Weights) -> bool:
+    """Whether two files hold the same weights as far as both have them. Two trainings can end at the same step, so the
+    tensors are compared too, as float16: that is how a model is shipped."""
+    shared = ours.state.keys() & theirs.state.keys()
+    return (
+        ours.lineage == theirs.lineage
+        and bool(shared)
+        and all(torch.equal(ours.state[name].half(), theirs.state[name].half()) for name in shared)
+    )
 
 
 def folder_name(options: "JudgeOptions") -> str:

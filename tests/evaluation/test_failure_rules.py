@@ -1,10 +1,14 @@
 """Each rule sees its failure and leaves sound speech alone; the calibration counts both."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from modules.checkpoint import Lineage
+from modules.errors import UserError
+from modules.evaluation.failures import specimens
 from modules.evaluation.failures.calibration import (
     PLANTS,
     Calibration,
@@ -25,13 +29,20 @@ from modules.evaluation.failures.rules import (
     is_silent,
     judge_output,
     lost_run,
+    raw_sound,
     run_threshold,
     said_again,
     usual_seconds,
     words_gone_wrong,
 )
-from modules.evaluation.failures.specimens import unseen_voices
+from modules.evaluation.failures.specimens import merged, unseen_voices
+from modules.evaluation.recognizer import PhoneRecognizer, RecognizerConfig, save_recognizer
+from modules.evaluation.sets import shipped
+from modules.evaluation.sets.melody import measure_source
+from modules.evaluation.sets.readings import PhoneReader
+from modules.evaluation.sets.shipped import plain_sentences
 from modules.inference.finishing import raw_levels
+from tools import evaluate
 
 PHONES = tuple("pbtdkɡmnfvszʃʒhlrjwieæɑɔuoaʌə")
 RATE = 16000
@@ -139,13 +150,29 @@ def test_swallowed_everywhere_and_babble_behind_are_failures(seed: int) -> None:
     assert not judge_output(_voice(3.0), RATE, 3.0, ("eos",), phones, _misheard(phones, seed)).runaway
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("length", [8, 9])
+def test_a_phrase_said_again_in_a_long_text_is_no_babble(seed: int, length: int) -> None:
+    phones = _sentence(seed, 70)
+    assert not is_repeated(length, len(phones)), "it is no clause of a text as long as this"
+    again = phones[: 20 + length] + phones[20:]
+    verdict = judge_output(_voice(3.0), RATE, 3.0, ("eos",), phones, again)
+    assert verdict.repeated and not verdict.runaway and not verdict.lost
+    babble = judge_output(_voice(3.0), RATE, 3.0, ("eos",), phones, phones + _sentence(seed + 50, length + 4))
+    assert babble.runaway and not babble.repeated
+    plain = judge_output(_voice(3.0), RATE, 3.0, ("eos",), phones, _misheard(phones, seed))
+    assert not plain.repeated and not plain.runaway
+    shorter = judge_output(_voice(3.0), RATE, 3.0, ("eos",), phones, phones[:26] + phones[20:])
+    assert not shorter.repeated and not shorter.runaway
+
+
 def test_what_levelling_hides_is_told_by_the_raw_sound() -> None:
     wav = _voice(2.0)
-    assert is_silent(wav, RATE, 2.0, RawSound(0.002, 0.0005, 0.0)) and not is_silent(
-        wav, RATE, 2.0, RawSound(0.5, 0.1, 0)
-    )
-    assert is_clipped(wav, RawSound(0.8, 0.1, 0.01)) and is_clipped(wav, RawSound(1.0, 0.1, 0.0))
-    assert not is_clipped(wav, RawSound(0.8, 0.1, 0.0001))
+    assert is_silent(wav, RATE, 2.0, RawSound(0.0005, 0.0)) and not is_silent(wav, RATE, 2.0, RawSound(0.1, 0.0))
+    assert is_clipped(wav, RawSound(0.1, 0.01)) and not is_clipped(wav, RawSound(0.1, 0.0001))
+    # Nothing limits the decoder to full scale, and levelling brings down what is above it.
+    loud = np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    assert not is_clipped(wav, raw_sound(loud)) and is_clipped(wav, raw_sound(loud.clip(-1, 1)))
     flat = raw_levels(np.clip(3 * wav, -0.5, 0.5))
     assert flat["raw_peak"] == pytest.approx(0.5) and flat["raw_flat_share"] > 0.1
     assert raw_levels(np.zeros(0, np.float32)) == {"raw_peak": 0.0, "raw_rms": 0.0, "raw_flat_share": 0.0}
@@ -202,3 +229,54 @@ def test_every_plant_is_planted_and_counted(tmp_path) -> None:
     calibration_path(weights).write_text("{", encoding="utf-8")
     assert read_calibration(weights, "hash") is None
     assert Calibration("x").languages == {}
+
+
+def test_a_calibration_of_one_language_leaves_the_others() -> None:
+    keys = {clip.language: clip.key for clip in plain_sentences()}
+    before = Calibration("hash", {"en": {"error": 1}, "de": {"error": 2}}, (keys["en"], keys["de"]), {"de-en": (1, 2)})
+    found = Calibration("hash", {"en": {"error": 3}})
+    both = merged(before, found)
+    assert both.languages == {"en": {"error": 3}, "de": {"error": 2}} and both.switching == {"de-en": (1, 2)}
+    # Its error is no longer that of its written sentences.
+    assert both.sentences == (keys["de"],)
+    assert merged(before, Calibration("other", {"en": {}})) == Calibration("other", {"en": {}})
+    assert merged(None, found) == found
+
+
+class _Mute(PhoneReader):
+    """As where eSpeak NG is missing."""
+
+    engine = None
+
+
+def test_without_source_audio_nothing_is_calibrated(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "recognizer.safetensors"
+    save_recognizer(weights, PhoneRecognizer(RecognizerConfig(), ("a", "b")), Lineage("tiny", "recognizer", 0, 0))
+    monkeypatch.setattr(specimens, "PhoneReader", _Mute)
+    with pytest.raises(UserError) as caught:
+        specimens.measure(weights, specimens.Source())
+    assert caught.value.code == "calibration_no_audio"
+    calibration_path(weights).write_text("kept", encoding="utf-8")
+    assert evaluate.main(["calibrate", "--recognizer", str(weights)]) == 2
+    assert calibration_path(weights).read_text(encoding="utf-8") == "kept"
+
+
+def test_texts_that_cannot_be_read_keep_their_phones(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in shipped.NAMES:
+        shutil.copyfile(shipped.FOLDER / f"{name}.json", tmp_path / f"{name}.json")
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    before = {name: (tmp_path / f"{name}.json").read_bytes() for name in shipped.NAMES}
+    with pytest.raises(UserError) as caught:
+        shipped.read_again(_Mute())
+    assert caught.value.code == "judge_sentences_unread"
+    measure_source(_Mute())
+    assert {name: (tmp_path / f"{name}.json").read_bytes() for name in shipped.NAMES} == before
+
+    class English(_Mute):
+        def phones(self, text: str, language: str) -> tuple[str, ...] | None:
+            return ("a", "b") if language == "en" else None
+
+    assert shipped.read_again(English())["plain"] == 12
+    read = shipped.texts_in(shipped.load_set("plain"))
+    assert {part["phones"] for part in read if part["language"] == "en"} == {"a b"}
+    assert all(len(part["phones"].split()) >= 12 for part in read if part["language"] != "en")

@@ -2,22 +2,28 @@
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from modules.checkpoint import Lineage
+from modules.checkpoint import Lineage, load_weights, save_weights
 from modules.corpus.phones import INVENTORY
+from modules.corpus.recognition import Recognition, RecognitionOptions
 from modules.data.store import StoreWriter
 from modules.errors import UserError
 from modules.evaluation import fusion, odd, sound, speed, tokens
 from modules.evaluation.clips import Clip, own_reference, real_clips, sentences, voice_tests
+from modules.evaluation.ears import whisper
+from modules.evaluation.ears.hearing import Ear
+from modules.evaluation.failures import outputs
+from modules.evaluation.failures.calibration import Calibration
 from modules.evaluation.fusion import unlike_pairs
 from modules.evaluation.judging import Judge, JudgeOptions, open_judge, run_part
 from modules.evaluation.packages import need
-from modules.evaluation.results import Finding, Ledger, Table, write_finding, write_report
+from modules.evaluation.results import Finding, Ledger, Table, plain, write_finding, write_report
 from modules.evaluation.sound import band_levels_db, clipped_share, pitch_agreement, silent_share
 from modules.evaluation.speaking import longest_loop, longest_run
 from modules.evaluation.voices import centroid, identified_share, likeness
@@ -210,10 +216,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preset = tiny_preset()
     shipped = load_vits2(folder / "models" / "vits2.safetensors")
     whole = VITS2(preset.vits2, preset.audio, shipped.codebook_sizes, shipped.text_vocab, shipped.token_rate)
+    whole.load_state_dict(shipped.state_dict(), strict=False)
     save_vits2(folder / "whole" / "vits2.safetensors", whole, Lineage("tiny", "vits2", 0, 0), include_posterior=True)
     head = SemanticTokenizer(preset.tokenizer, ("a", "b", "c"))
     head.load_state_dict(load_tokenizer(folder / "models" / "s3.safetensors").state_dict(), strict=False)
-    save_tokenizer(folder / "whole" / "s3.safetensors", head, Lineage("tiny", "s3", 0, 0))
+    save_tokenizer(folder / "whole" / "s3.safetensors", head, Lineage("tiny", "tokenizer", 0, 0))
     return folder
 
 
@@ -249,6 +256,11 @@ def test_a_small_judgement_runs_to_its_tables(judge: Judge) -> None:
         assert finding.part == part and all(table.rows for table in finding.tables)
         write_finding(judge.folder, finding)
         assert (judge.folder / f"{part}.md").is_file()
+        if part == "sound":
+            shape = plain(finding.values["real"])
+            bands = zip(shape["band_difference_db"], shape["band_intervals_db"], strict=True)
+            told = [low <= mean <= high for mean, (low, high) in bands if low is not None]
+            assert len(shape["band_outputs"]) == 8 and told and all(told)
     assert "copy-synthesis" in finding.values["real"]
     ends = run_part("fusion", judge).values["ends"]
     assert ends["equal"] == ends["pairs"] == 1
@@ -307,3 +319,136 @@ def test_without_a_recogniser_the_remedy_is_told(judge: Judge) -> None:
     with pytest.raises(UserError) as caught:
         _ = judge.recognizer
     assert caught.value.code == "judge_no_recognizer"
+
+
+def _german(place: Path, **options: object) -> Judge:
+    """A judge of the written sentences that knows no English one."""
+    chosen = JudgeOptions(place / "models", count=1, languages=("de",), device="cpu", **options)
+    judge = open_judge(chosen, place / "german")
+    judge.__dict__["embedder"] = lambda wav: centroid([10 ** (band_levels_db(wav, 16000, range(0, 8000, 500)) / 20)])
+    return judge
+
+
+def test_parts_speak_a_language_that_is_judged(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("SENTENCES", 1), ("WEIGHTS", (1.0, 0.0)), ("MODES", {"both": {}}), ("PAIRS", 1)):
+        monkeypatch.setattr(fusion, name, value)
+    for name, value in (("ROUNDS", 1), ("THREADS", (1,)), ("SENTENCES", 1)):
+        monkeypatch.setattr(speed, name, value)
+    monkeypatch.setattr(odd, "TEXTS", {})
+    said = []
+    monkeypatch.setattr(odd, "_try_reference", lambda judge, path, told, line: said.append(line) or {"result": ""})
+    speech = place / "odd"
+    speech.mkdir()
+    (speech / "manifest.tsv").write_text("path\tkind\ttranscript\nx.wav\todd\t\n", encoding="utf-8")
+    judge = _german(place, speech=speech)
+    judge.__dict__["real_voices"] = []
+    german = {clip.text for clip in judge.lines("de")}
+    assert german and not judge.lines("en")
+    assert run_part("fusion", judge).values["ends"]["pairs"] == 1
+    assert run_part("speed", judge).values["one reference, 1 threads"][0]["sound"] > 0
+    run_part("odd", judge)
+    assert set(said) < german
+    judge.__dict__.update(written=[], languages=[])
+    for part in ("fusion", "speed", "odd"):
+        with pytest.raises(UserError) as caught:
+            run_part(part, judge)
+        assert caught.value.code == "judge_no_sentence"
+
+
+def test_a_blend_needs_two_voices(place: Path, tmp_path: Path) -> None:
+    write_wav(tmp_path / "anna.wav", synthetic_speech(3.0))
+    with pytest.raises(UserError) as caught:
+        run_part("fusion", _german(place, references=tmp_path))
+    assert caught.value.code == "judge_too_few_voices" and caught.value.fields["count"] == 1
+
+
+def test_a_part_that_fails_leaves_the_others_their_report(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    broken = UserError("anything", "This part cannot be measured.")
+
+    def one(part: str, judge: Judge) -> Finding:
+        if part != "drift":
+            raise broken
+        return Finding("drift", {"items": [], "ratio": None}, (Table("Drift", ("a",), ((1,),)),))
+
+    monkeypatch.setattr("modules.evaluation.judging.run_part", one)
+    flags = ["--models", str(place / "models"), "--device", "cpu", "--language", "de", "--no-page"]
+    flags += ["--output", str(tmp_path / "out"), "--json", str(tmp_path / "out.json")]
+    assert evaluate.main(flags) == 0
+    assert "Drift" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert str(broken) in (tmp_path / "out.json").read_text(encoding="utf-8")
+    assert evaluate.main(["failures", *flags]) == 2, "a part that was named must be there"
+    monkeypatch.setattr("modules.evaluation.judging.run_part", lambda part, judge: one("all", judge))
+    assert evaluate.main(flags) == 2, "nothing at all was measured"
+    assert capsys.readouterr().err.splitlines()[-1] == str(broken)
+
+
+def test_weights_of_another_training_are_told_before_anything_is_spoken(place: Path, tmp_path: Path) -> None:
+    options = JudgeOptions(place / "models", languages=("de",), whole=tmp_path, device="cpu")
+
+    def told() -> str:
+        judge = open_judge(options, tmp_path / "out")
+        judge.speaker._speak = None  # would fail if anything had to be spoken
+        try:
+            judge.check()
+        except UserError as error:
+            return f"{error.code} {Path(error.fields['file']).name}"
+        return ""
+
+    def store(name: str, change: str = "", add: float = 0.0, **lineage: object) -> None:
+        weights = load_weights(place / "whole" / name)
+        state = {key: value + add if key == change else value for key, value in weights.state.items()}
+        save_weights(tmp_path / name, state, weights.config, replace(weights.lineage, **lineage), torch.float16)
+
+    names = ("vits2.safetensors", "s3.safetensors")
+    for name in names:
+        store(name)
+    assert told() == "", "a model is shipped in float16"
+    for name in names:
+        shared = load_weights(place / "models" / name).state
+        change = next(key for key, value in shared.items() if value.is_floating_point() and value.ndim > 1)
+        store(name, change, 0.1)
+        assert told() == f"judge_whole_differs {name}", "two trainings can end at the same step"
+        store(name, step=7)
+        assert told() == f"judge_whole_differs {name}"
+        store(name, parent_hash="another")
+        assert told() == f"judge_whole_differs {name}"
+        store(name)
+    (tmp_path / "s3.safetensors").unlink()
+    assert told() == "", "copy-synthesis needs the decoder alone"
+
+
+def test_whisper_leaves_out_what_it_does_not_know(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Recognizer:
+        def __init__(self, model: Path, options: RecognitionOptions, load: object):
+            self.identity = self.language = options.language
+
+        def recognize(self, wavs: list[np.ndarray]) -> list[Recognition]:
+            if self.language == "de":
+                raise UserError("asr_language", "It knows {valid} alone.", valid="en")
+            return [Recognition("quick fox", "en", 1.0, 1.0)]
+
+    monkeypatch.setattr(whisper, "local_model", lambda: Path("tiny"))
+    monkeypatch.setattr(whisper, "need", lambda name: None)
+    monkeypatch.setattr(whisper, "Recognizer", Recognizer)
+    values, table = whisper.whisper_errors(judge)
+    assert values["en"]["characters"]["items"] > 0 and "de" not in values and "de" in values["unknown"]
+    assert ("de", 0, "not measured", "-", "-") in table.rows
+
+
+def test_a_changed_calibration_judges_source_audio_again(judge: Judge) -> None:
+    class Silent:
+        sample_rate = 16000
+
+        def hear(self, wavs: list[np.ndarray]) -> list[list[str]]:
+            return [[] for _ in wavs]
+
+    request = judge.requests["synthetic"][0]
+    tongue = request.sentence.language
+    judge.__dict__["ear"] = Ear(Silent(), None, ("xx",), judge.ledger("heard"), "x")
+    assert outputs._floor(judge, request)["lost"] is None
+    judge.__dict__["ear"] = Ear(
+        Silent(), Calibration("x", {tongue: {"error": {"rate": 0.1}}}), (), judge.ear.ledger, "x"
+    )
+    assert outputs._floor(judge, request)["lost"] is True

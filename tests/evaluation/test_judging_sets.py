@@ -2,6 +2,7 @@
 
 import json
 import math
+from argparse import Namespace
 from collections import Counter
 from dataclasses import make_dataclass, replace
 from pathlib import Path
@@ -10,21 +11,24 @@ import numpy as np
 import pytest
 
 from modules.corpus.cleaning import phrase_key
-from modules.corpus.texts import gather_texts
 from modules.errors import UserError
+from modules.evaluation import intelligibility
 from modules.evaluation.clips import LANGUAGES
 from modules.evaluation.ears.hearing import Ear
 from modules.evaluation.failures.calibration import Calibration
+from modules.evaluation.failures.rules import Verdict
 from modules.evaluation.judging import Judge, JudgeOptions, Request, guard_option, open_judge, run_part
-from modules.evaluation.results import Ledger
+from modules.evaluation.results import Ledger, plain
 from modules.evaluation.sets import leak, melody, plausible, switching
 from modules.evaluation.sets.readings import PhoneReader
 from modules.evaluation.sets.references import as_voices, example_clips, folder_clips, listed_clips
 from modules.evaluation.sets.robust_references import in_noise, telephone
 from modules.evaluation.sets.shipped import load_set, plain_sentences, texts_in, texts_of, written_clip
-from modules.evaluation.shares import Share, clustered_share, mean_interval, share_of
+from modules.evaluation.shares import Share, clustered_share, mean_interval, share_of, shown_ends
+from modules.evaluation.speaking import Spoken
 from modules.evaluation.voices import centroid
 from tests.tiny import build_tiny_model_folder, synthetic_speech, write_wav
+from tools import corpus as corpus_command
 
 
 def test_twelve_sentences_of_twelve_languages_each_with_its_phones() -> None:
@@ -52,11 +56,13 @@ def test_the_other_sets_are_whole() -> None:
     assert all(len(text) >= 300 and not set(text) & set(".!?。！？") for text in unbroken)
 
 
-def test_no_corpus_takes_in_what_models_are_judged_with(tmp_path: Path) -> None:
+def test_no_corpus_takes_in_what_models_are_judged_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "own.txt"
     sentence = next(clip.text for clip in plain_sentences() if clip.language == "en")
     own.write_text(sentence + "\nA sentence that nobody is judged with.\n", encoding="utf-8")
-    texts = {phrase.text for phrase in gather_texts("en", (own,), shares=())}
+    monkeypatch.setattr(corpus_command, "SHARE", tmp_path)
+    arguments = Namespace(text_file=[f"en={own}"], manifest=[], share=[], seed=0, processes=1)
+    texts = {phrase.text for phrase in corpus_command._texts(arguments, ["en"])["en"]}
     assert "A sentence that nobody is judged with." in texts and sentence not in texts
     judged = {phrase_key(entry[kind]) for entry in load_set("melody") for kind in melody.KINDS}
     assert not judged & {phrase_key(text) for text in texts}
@@ -92,8 +98,9 @@ def test_voices_of_ones_own(tmp_path: Path) -> None:
     assert set(voices) == {"anna", "bert"} and voices["anna"].reference.path.endswith("2.wav")
     assert len(voices["anna"].others) == 1 and voices["bert"].others == ()
     assert voices["bert"].reference.text == "What Bert says."
-    (tmp_path / "my.list").write_text("bert.wav|Bert|EN|Hello.\n", encoding="utf-8")
-    assert [(c.speaker, c.text) for c in listed_clips(tmp_path / "my.list")] == [("Bert", "Hello.")]
+    (tmp_path / "my.list").write_text("bert.wav|Bert|ZH|你好。\n", encoding="utf-8")
+    listed = [(c.speaker, c.language, c.text) for c in listed_clips(tmp_path / "my.list")]
+    assert listed == [("Bert", "zh", "你好。")], "the sentences of its language are looked up by its plain tag"
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError) as caught:
         folder_clips(tmp_path / "none")
@@ -110,6 +117,10 @@ def test_shares_and_means_hold_their_interval() -> None:
     found = mean_interval([1.0, 2.0, 3.0, math.nan])
     assert found["mean"] == 2.0 and found["low"] < 2 < found["high"] and found["count"] == 3
     assert mean_interval([])["mean"] is None
+    alone = mean_interval([0.83, math.nan])
+    assert plain(alone) == {"mean": 0.83, "low": None, "high": None, "count": 1}
+    assert plain(mean_interval([1.0, 2.0], clusters="aa"))["low"] is None
+    assert shown_ends(alone) == "-" and shown_ends({"low": 0.5, "high": 1.0}) == "+0.500..+1.000"
 
 
 def test_each_part_of_a_line_has_its_own_error() -> None:
@@ -198,6 +209,7 @@ def test_without_a_corpus_the_written_sentences_are_spoken(judge: Judge) -> None
     pytest.importorskip("pocketsphinx")
     values = run_part("intelligibility", judge).values["given"]
     assert values["en"]["output"]["items"] == 1 and values["en"]["floor"]["rate"] == 0.1
+    assert values["en"]["chance"] is None and values["en"]["output"]["low"] is None
     assert values["de"]["output"] is None and "80 %" in values["de"]["reason"]
     failures = run_part("failures", judge).values
     assert failures["default"]["lost"]["of"] == 1 and failures["default"]["lost"]["floor"] == 0.1
@@ -224,8 +236,9 @@ def test_poor_references_are_spoken_from(judge: Judge, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(robust_references, "SENTENCES", 1)
     monkeypatch.setattr(robust_references, "VOICES", 1)
-    found = run_part("robust_references", judge).values
-    assert found["clean"]["lost"]["mean"] == 0.0 and found["telephone"]["similarity"]["count"] == 1
+    found = run_part("robust_references", judge)
+    assert found.values["clean"]["lost"]["mean"] == 0.0 and found.values["telephone"]["similarity"]["count"] == 1
+    assert found.tables[0].rows[1][3].endswith("(-)")
 
 
 def test_copies_have_a_distance(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,17 +263,29 @@ def test_guards_that_cannot_be_chosen_are_refused(monkeypatch: pytest.MonkeyPatc
 
 def test_with_and_without_guards_stand_beside_each_other(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     from modules.evaluation import judging
+    from modules.evaluation.failures import outputs
     from modules.evaluation.report.document import build
 
-    asked = []
-    monkeypatch.setattr(judging, "guard_option", lambda guards: asked.append(guards) or {"pause_seconds": 0.2})
+    pauses, paused, say, verdict_of = {"on": 0.2, "off": 0.4}, {}, judge.speaker.say, outputs.verdict_of
+
+    def note(*wanted, pause_seconds: float) -> Spoken:
+        output = say(*wanted, pause_seconds=pause_seconds)
+        paused[output.key] = pause_seconds
+        return output
+
+    def fail_without(judge: Judge, request: Request, output: Spoken) -> Verdict:
+        return replace(verdict_of(judge, request, output), runaway=paused[output.key] == pauses["off"])
+
+    monkeypatch.setattr(judging, "guard_option", lambda guards: {"pause_seconds": pauses[guards]})
+    monkeypatch.setattr(judge.speaker, "say", note)
+    monkeypatch.setattr(outputs, "verdict_of", fail_without)
     judge.options = replace(judge.options, guards="both")
     finding = run_part("failures", judge)
-    assert set(asked) == {"on", "off"} and [table.title for table in finding.tables] == [
-        "Failures, guards on", "Failures, guards off",
-    ]  # fmt: skip
+    assert [table.title for table in finding.tables] == ["Failures, guards on", "Failures, guards off"]
+    wavs = [{item["wav"] for item in finding.values[name]["items"]} for name in ("on", "off")]
+    assert all(wavs) and not wavs[0] & wavs[1] and len(paused) == 4
     document = build(judge, {"failures": finding.values}, {})
-    assert document["without_guards"]["runaway_rate"] == document["runaway_rate"]
+    assert document["runaway_rate"] == 0.0 and document["without_guards"]["runaway_rate"] == 1.0
     assert document["settings"]["guards"] == "both" and document["floors"]["lost_rate"] == 0.1
 
 
@@ -279,6 +304,40 @@ def test_one_refusal_ends_nothing(folder: Path, tmp_path: Path) -> None:
     assert {told["code"] for told in judge.refused.values()} >= {"text_unspeakable"} and len(judge.refused) == 4
     # Who asks without naming the guards gets those of the first of the two passes.
     assert judge.say_all("given") is spoken and judge.spoken_count("given") == 2
+
+
+def test_recordings_that_cannot_be_read_are_left_out(folder: Path, tmp_path: Path) -> None:
+    write_wav(tmp_path / "anna.wav", synthetic_speech(3.0))
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "torn.mp3").write_bytes(b"no sound at all" * 20)
+    (tmp_path / "._anna.wav").write_bytes(b"\0\5\x16\7" * 20)
+    judge = open_judge(JudgeOptions(folder / "models", references=tmp_path, device="cpu"), folder / "left")
+    assert [voice.speaker for voice in judge.given_voices] == ["anna"]
+    assert {told["voice"]: told["code"] for told in judge.refused.values()} == {
+        "empty.wav": "audio_empty", "torn.mp3": "audio_unreadable",
+    }  # fmt: skip
+    (tmp_path / "my.list").write_text("empty.wav|E|EN|a\nanna.wav|A|EN|b\n", encoding="utf-8")
+    assert [clip.speaker for clip in listed_clips(tmp_path / "my.list")] == ["A"]
+    (tmp_path / "anna.wav").unlink()
+    with pytest.raises(UserError) as caught:
+        folder_clips(tmp_path)
+    assert caught.value.code == "audio_empty"
+
+
+def test_a_silent_voice_is_refused_and_not_measured(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_wav(tmp_path / "anna.wav", synthetic_speech(3.0))
+    write_wav(tmp_path / "mute.wav", np.zeros(96000, np.float32))
+    options = JudgeOptions(folder / "models", languages=("en",), references=tmp_path, device="cpu")
+    judge = open_judge(options, folder / "silent")
+    few = load_set("plausible")[:2]
+    monkeypatch.setattr(plausible, "load_set", lambda name: [{**entry, "language": "en"} for entry in few])
+    values = run_part("plausible", judge).values
+    assert [item["voice"] for item in values["items"]] == ["anna"] and values["all"]["of"] == 1
+    assert [told["voice"] for told in judge.refused.values()] == ["mute"]
+    copied = run_part("copies", judge).values["from tokens"]["items"]
+    assert [item["voice"] for item in copied] == ["anna"] and math.isfinite(copied[0]["nepers"])
 
 
 def test_nothing_to_judge_is_told(folder: Path, tmp_path: Path) -> None:
@@ -308,6 +367,9 @@ def test_an_ear_knows_what_its_weights_or_its_calibration_say(tmp_path: Path) ->
     ledger = Ledger(tmp_path / "heard.jsonl")
     assert "calibrate" in Ear(_Ear(), None, (), ledger).deaf("en")
     assert Ear(_Ear(), None, ("en",), ledger).deaf("en") == "" and Ear(_Ear(), None, ("en",), ledger).deaf("fr")
+    # A calibration of one language says nothing of the others that the weights were trained on.
+    one = Ear(_Ear(), Calibration("x", {"en": {"error": {"rate": 0.1}}}), ("en", "de"), ledger)
+    assert one.deaf("en") == one.deaf("de") == "" and "trained" in one.deaf("fr")
 
 
 def test_leaks_are_looked_for_in_all_groups_and_languages(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,6 +385,30 @@ def test_leaks_are_looked_for_in_all_groups_and_languages(judge: Judge, monkeypa
     asked = leak._asked(judge)
     counts = Counter((group, request.sentence.language) for group, request, _ in asked)
     assert len(asked) == 100 and set(counts.values()) == {25} and len(counts) == 4
+
+
+def test_chance_draws_of_one_voice_are_no_independent_tries(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five draws look at each output."""
+    runs = [leak.LEAKED_PHONES if number < 4 else 0 for number in range(20)]
+    items = [
+        {"voice": f"v{number // 4}", "language": "en", "group": "given", "leaked": False, "chance_runs": [run] * 5}
+        for number, run in enumerate(runs)
+    ]
+    monkeypatch.setattr(leak, "_asked", lambda judge: [(item,) for item in items])
+    monkeypatch.setattr(leak, "_item", lambda judge, item: item)
+    finding = leak.judge_leak(judge)
+    chance, alone = finding.values["chance"], share_of([run > 0 for run in runs for _ in range(5)]).values()
+    assert (chance["rate"], chance["count"], chance["of"]) == (0.2, 20, 100)
+    assert chance["low"] < alone["low"] - 0.05 and chance["high"] > alone["high"] + 0.1
+    assert f"{100 * chance['high']:.1f}" in finding.tables[0].rows[1][1]
+
+
+def test_chance_needs_another_sentence() -> None:
+    def spoken(*texts: str) -> list:
+        return [(Request(written_clip(text, "en", tuple(text)), None), None) for text in texts]
+
+    assert intelligibility._another(spoken("ab", "cd"), 0).text == "cd"
+    assert intelligibility._another(spoken("ab", "ab"), 0) is None
 
 
 def test_outputs_of_one_voice_are_no_independent_tries() -> None:

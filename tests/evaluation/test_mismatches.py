@@ -88,7 +88,9 @@ def test_a_language_that_the_recogniser_does_not_know_is_left_alone(tmp_path: Pa
     store, ears = build(tmp_path, {"en": (40, 0.1), "fr": (40, 0.97), "it": (5, 0.1)}, {1, 80})
     report = find_mismatches(store, ears.hear, RATE, MismatchOptions())
     assert {row["language"] for row in report["dropped"]} == {"en"}
-    assert report["languages"]["fr"]["not_judged"] == 40 and "too little" in report["languages"]["fr"]["why"]
+    why = report["languages"]["fr"]["why"]
+    assert report["languages"]["fr"]["not_judged"] == 40 and "100.0 %" in why and "(10 %)" in why
+    assert "--most-dropped" in why and "train" in why, "what was measured, and what can be done"
     assert report["languages"]["it"]["not_judged"] == 5 and "few" in report["languages"]["it"]["why"]
 
 

@@ -5,7 +5,9 @@ the time; but errors and lost sentences must have been measured where the judge'
 """
 
 import json
+import math
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,13 @@ from modules.evaluation.report.document import KEYS
 from tools import evaluate
 
 LIMIT_SECONDS = 60
-MOST = {"runaway_rate": 0.3, "silent_rate": 0.15, "clipped_rate": 0.0, "real_time_factor": 5.0, "copy_distance": 1.2}
+MOST = {
+    "runaway_rate": 0.3, "silent_rate": 0.15, "clipped_rate": 0.0, "real_time_factor": 5.0, "copy_distance": 1.2,
+    "token_ratio": 1.7,
+}  # fmt: skip
 LEAST = {"similarity": 0.6, "f0_correlation": 0.7, "token_ratio": 0.6}
-MOST_TOKEN_RATIO = 1.7
+PACKAGES = {"similarity": "resemblyzer", "f0_correlation": "pyworld"}
+"""What a figure cannot be measured without."""
 LANGUAGES = ("en", "de", "es", "zh")
 MOST_ERROR, MOST_LOST = 0.45, 0.35
 """Of a quick run's one or two sentences a language; unrelated speech gets 0.85 of the phones wrong."""
@@ -37,16 +43,22 @@ def test_the_shipped_nano_stays_above_the_floor(tmp_path: Path) -> None:
     assert set(KEYS) <= set(found) and set(found["languages"]) == set(LANGUAGES)
     assert all(found["not_measured"][key] for key in KEYS if found[key] is None)
     assert found["counts"]["runaway_rate"][1] >= 1
-    for key, bound in MOST.items():
-        assert found[key] is None or found[key] <= max(bound, _one_of(found, key)), (key, found[key])
-    for key, bound in LEAST.items():
-        assert found[key] is None or found[key] >= bound, (key, found[key])
+    measured = [key for key in (*MOST, *LEAST) if not _excused(found, key, busy=worked < took)]
+    for key in measured:
+        assert found[key] is not None, (key, found["not_measured"][key])
+        low, high = LEAST.get(key, 0.0), max(MOST.get(key, math.inf), _one_of(found, key))
+        assert low <= found[key] <= high, (key, found[key])
     if evaluate.RECOGNIZER.is_file():
         errors = [found["languages"][language]["error"] for language in LANGUAGES]
         heard = [error for error in errors if error is not None]
         assert heard and found["lost_rate"] is not None, "the judge's recogniser is there and heard nothing"
         assert sum(heard) / len(heard) <= MOST_ERROR and found["lost_rate"] <= MOST_LOST
-    assert (found["token_ratio"] or 1.0) <= MOST_TOKEN_RATIO
+
+
+def _excused(found: dict, key: str, busy: bool) -> bool:
+    """Whether a figure may be missing: without its package, or where others took the time on a busy machine."""
+    late = busy and "no time" in found["not_measured"].get(key, "")
+    return found[key] is None and (late or (key in PACKAGES and find_spec(PACKAGES[key]) is None))
 
 
 def _one_of(found: dict, key: str) -> float:

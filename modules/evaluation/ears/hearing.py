@@ -28,7 +28,7 @@ class Ear:
     Args:
         recognizer: the judge's, None where there is none.
         calibration: what is known of its mistakes, None where it was not measured.
-        languages: those that it was trained on, as far as that is known without a calibration.
+        languages: those that it was trained on, as far as its file says.
         ledger: what was heard.
         identity: hash of the recogniser.
         reason: why there is none.
@@ -66,8 +66,8 @@ class Ear:
             return ""
         if self.calibration is None and not self.languages:
             return "nobody measured which languages the judge's recogniser knows; run tools.evaluate calibrate"
-        known = tuple(self.calibration.languages) if self.calibration is not None else self.languages
-        return "" if language in known else f"the judge's recogniser was not trained on {language}"
+        # A calibration may have been measured on some of the languages alone.
+        return "" if language in self.languages else f"the judge's recogniser was not trained on {language}"
 
     def floor(self, language: str) -> dict | None:
         """Stored rates on source audio (see `Calibration`), None where not measured."""

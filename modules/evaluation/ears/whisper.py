@@ -45,7 +45,8 @@ def text_counts(heard: str, said: str) -> tuple[EditCounts, EditCounts]:
 
 
 def whisper_errors(judge: Judge) -> tuple[dict[str, Any], Table]:
-    """Character and word errors by language of all groups; a reason where Whisper is missing."""
+    """Character and word errors by language of all groups; a reason where Whisper is missing. Languages that it does
+    not know are left out."""
     title, header = "Whisper", ("language", "outputs", "character error", "word error", "floor, characters")
     model = local_model()
     if model is None:
@@ -56,28 +57,46 @@ def whisper_errors(judge: Judge) -> tuple[dict[str, Any], Table]:
     except UserError as error:
         return {"reason": str(error)}, Table(title, header, ())
     found: dict[str, dict[str, list[EditCounts]]] = defaultdict(lambda: defaultdict(list))
+    unknown: dict[str, str] = {}
     for group in GROUPS:
         for number, (request, output) in enumerate(judge.say_all(group)):
             if judge.out_of_time(_LISTENING):
                 break
-            sentence, kinds = request.sentence, found[request.sentence.language]
+            sentence = request.sentence
+            if sentence.language in unknown:
+                continue
             hearing = _Hearing(judge, model, sentence.language)
-            characters, words = text_counts(hearing(output.key, output.wav), sentence.text)
+            try:
+                characters, words = text_counts(hearing(output.key, output.wav), sentence.text)
+            except UserError as error:
+                if error.code != "asr_language":
+                    raise
+                unknown[sentence.language] = f"Whisper does not know {sentence.language}"
+                continue
+            kinds = found[sentence.language]
             kinds["characters"].append(characters)
             if sentence.language not in UNSPACED:
                 kinds["words"].append(words)
             if sentence.has_sound:
                 source = hearing(sentence.key, lambda rate, clip=sentence: judge.reader.wav(clip, rate))
-                kinds["floor"].append(text_counts(source, sentence.text)[0])
+                characters, words = text_counts(source, sentence.text)
+                kinds["floor"].append(characters)
+                if sentence.language not in UNSPACED:
+                    kinds["word_floor"].append(words)
             judge.progress(f"Whisper, {group} voices", number + 1, len(judge.requests[group]))
-    values, rows = {"model": model.name}, []
+    values: dict[str, Any] = {"model": model.name}
+    rows: list[tuple[Any, ...]] = []
     for language in in_order(found):
         rates = {name: vars(pooled_rate(counts)) for name, counts in found[language].items()}
         values[language] = rates
         floor = percent(rates["floor"]["rate"]) if "floor" in rates else "unknown"
         words = percent(rates["words"]["rate"]) if "words" in rates else "-"
         rows.append((language, rates["characters"]["items"], percent(rates["characters"]["rate"]), words, floor))
-    return values, Table(title, header, tuple(rows), f"Model: {model.name}.")
+    rows += [(language, 0, "not measured", "-", "-") for language in in_order(unknown)]
+    told = "".join(f" {why}." for why in unknown.values())
+    if unknown:
+        values["unknown"] = unknown
+    return values, Table(title, header, tuple(rows), f"Model: {model.name}.{told}")
 
 
 @functools.lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ from modules.evaluation.speaking import Spoken
 from modules.inference.finishing import trim
 from modules.text.sentences import estimate_seconds
 
-RULES = "2"
+RULES = "3"
 """Part of the key of a verdict; goes up when a rule changes."""
 _NOTE = (
     "In brackets: 95 % interval over voices, and failures of sentences. Floor: the same rule on source audio, of the "
@@ -99,10 +99,11 @@ def _floor(judge: Judge, request: Request) -> dict[str, Any] | None:
         alarms = stored["false_alarms"] if stored else {}
         return {kind: seen / of for kind, (seen, of) in alarms.items() if of} or None
     ledger = judge.ledger("source_verdicts")
-    key = entry_key("rules", RULES, judge.ear.identity, sentence.key)
+    deaf = bool(judge.ear.deaf(sentence.language)) or not sentence.phones
+    # The calibration decides whether the ear is asked, and may be made or changed later.
+    key = entry_key("rules", RULES, judge.ear.identity, "deaf" if deaf else "heard", sentence.key)
     found = ledger.get(key)
     if found is None:
-        deaf = bool(judge.ear.deaf(sentence.language)) or not sentence.phones
         heard = None if deaf else judge.ear.hear(sentence.key, lambda rate: judge.reader.wav(sentence, rate))
         wav = judge.reader.wav(sentence, 16000)
         usual = length_of(judge, request)

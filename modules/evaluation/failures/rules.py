@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modules.audio.loudness import frame_power
 from modules.evaluation.alignment import without_tones
 from modules.evaluation.failures.paths import JUMP_COST, Path, walk
 from modules.inference.finishing import raw_levels
@@ -50,9 +51,9 @@ _AGAIN_SLACK = 2
 
 @dataclass(frozen=True)
 class RawSound:
-    """The decoder's sound before it is levelled, see `modules.inference.finishing.raw_levels`."""
+    """The decoder's sound before it is levelled, see `modules.inference.finishing.raw_levels`. Its peak tells nothing:
+    the decoder is not limited to full scale, and levelling brings down what is above it."""
 
-    peak: float
     rms: float
     flat_share: float
 
@@ -79,12 +80,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Words:
-    """What was heard against the text: longest run lost, phones said again, longest run of others, share lost."""
+    """What was heard against the text: longest run lost, phones said again, longest run of others, share lost; and
+    whether what was said again is a failure."""
 
     lost: int
     again: int
     extra: int
     lost_share: float
+    repeated: bool = False
 
 
 def run_threshold(length: int) -> int:
@@ -167,9 +170,16 @@ def compare_words(expected: Sequence[str], heard: Sequence[str]) -> Words:
     wanted, got = without_tones(expected), without_tones(heard)
     size, back = len(wanted), walk(wanted, got, JUMP_COST)
     again = said_again(back, size) if back.jumps else 0
-    path = back if is_repeated(again, size) else walk(wanted, got)
+    forth = walk(wanted, got)
+    repeated = is_repeated(again, size)
+    if not repeated and again >= SHORTEST_RUN:
+        # Too short for a clause of this text, but long enough to pass for babble behind it: what ways back explain was
+        # said twice, and is told as that.
+        repeated = extra_run(got, forth, size) >= EXTRA_RUN > extra_run(got, back, size)
+    path = back if repeated else forth
     reached = {i for i, _ in matches_that_count(path, size)}
-    return Words(lost_run(wanted, path), again, extra_run(got, path, size), 1 - len(reached) / max(1, size))
+    lost_share = 1 - len(reached) / max(1, size)
+    return Words(lost_run(wanted, path), again, extra_run(got, path, size), lost_share, repeated)
 
 
 def is_lost(words: Words, length: int) -> bool:
@@ -204,7 +214,7 @@ def judge_output(
     words = Words(0, 0, 0, 0.0)
     if heard is not None and len(expected):
         words = compare_words(expected, heard)
-        lost, repeated = is_lost(words, len(expected)), is_repeated(words.again, len(expected))
+        lost, repeated = is_lost(words, len(expected)), words.repeated
     return Verdict(
         lost,
         repeated,
@@ -234,24 +244,21 @@ def is_silent(wav: np.ndarray, sample_rate: int, usual: float, raw: RawSound | N
 
 
 def is_clipped(wav: np.ndarray, raw: RawSound | None = None) -> bool:
-    """Whether any sample is at full scale; of a sound that was levelled also whether it was before, or was flat at its
-    peak."""
-    before = raw is not None and (raw.peak >= FULL_SCALE or raw.flat_share > FLAT_SHARE)
+    """Whether any sample is at full scale; of a sound that was levelled also whether it was flat at its peak before."""
+    before = raw is not None and raw.flat_share > FLAT_SHARE
     return before or bool(np.any(np.abs(wav) >= FULL_SCALE))
 
 
 def raw_sound(wav: np.ndarray) -> RawSound:
     """The levels of a sound [S] that nobody changed."""
     levels = raw_levels(wav)
-    return RawSound(levels["raw_peak"], levels["raw_rms"], levels["raw_flat_share"])
+    return RawSound(levels["raw_rms"], levels["raw_flat_share"])
 
 
 def speech_seconds(wav: np.ndarray, sample_rate: int) -> float:
     """Length of all 20 ms frames within 35 dB of the loudest one; a single click is none."""
-    frame = sample_rate // 50
-    count = len(wav) // frame
-    if count == 0:
+    power = frame_power(wav, sample_rate // 50)
+    if not len(power):
         return 0.0
-    power = np.mean(np.square(wav[: count * frame].reshape(count, frame).astype(np.float64)), axis=1)
     active = power > max(float(power.max()) * 10**-3.5, QUIET_PEAK**2 / 10)
     return float(active.sum()) / 50

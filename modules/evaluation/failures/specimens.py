@@ -13,6 +13,7 @@ from modules.corpus.phones import PAUSE
 from modules.corpus.splits import FILE_NAME as SPLITS_FILE
 from modules.corpus.voices import VoiceSet, make_voices
 from modules.data.store import FeatureStore
+from modules.errors import UserError
 from modules.evaluation.clips import corpus_clips, in_order, sentences
 from modules.evaluation.failures.calibration import Calibration, Specimen, calibrate
 from modules.evaluation.results import Progress, silent
@@ -98,7 +99,7 @@ def measure(recognizer: Path, source: Source, progress: Progress = silent) -> tu
     """The calibration of a recogniser's weights, and why the written sentences are not in it ("" where they are).
 
     Raises:
-        UserError: what `load_recognizer` raises.
+        UserError: calibration_no_audio where there is nothing to measure on; what `load_recognizer` raises.
     """
     from modules.evaluation.recognizer import load_recognizer
 
@@ -108,6 +109,28 @@ def measure(recognizer: Path, source: Source, progress: Progress = silent) -> tu
     spoken = {specimen.language for specimen in specimens}
     for folder in source.corpora:
         specimens += corpus_specimens(folder, source.count, source.seed, source.languages)
+    if not specimens:
+        raise UserError(
+            "calibration_no_audio",
+            "There is no source audio of {languages} to measure the recogniser on; install eSpeak NG (pip install "
+            "espeakng_loader pypinyin), or give synthetic speech with --corpus.",
+            languages=", ".join(source.languages) or "any language",
+        )
     found = calibrate(model, specimens, file_hash(recognizer), progress)
     written = tuple(clip.key for clip in plain_sentences() if clip.language in spoken)
     return replace(found, sentences=written, switching=source_shares(model, reader, voices)), reader.reason
+
+
+def merged(before: Calibration | None, found: Calibration) -> Calibration:
+    """What was found, with what was measured before of other languages and other pairs of them; None = nothing was, or
+    with other weights."""
+    if before is None or before.recognizer != found.recognizer:
+        return found
+    again = {clip.key for clip in plain_sentences() if clip.language in found.languages}
+    kept = tuple(key for key in before.sentences if key not in again)
+    return replace(
+        found,
+        languages=before.languages | found.languages,
+        sentences=(*kept, *found.sentences),
+        switching=before.switching | found.switching,
+    )

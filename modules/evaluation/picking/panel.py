@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from modules.audio.io import write
+from modules.audio.loudness import frame_power
 from modules.audio.pitch import track_f0
 from modules.audio.resample import resample
 from modules.data.store import FeatureStore
@@ -212,11 +213,9 @@ def _failure(wav: np.ndarray, truth: np.ndarray, sample_rate: int) -> str:
 
 def _level_range_db(wav: np.ndarray, sample_rate: int) -> float:
     """Between the quiet and the loud tenth of 20 ms frames."""
-    frame = sample_rate // 50
-    count = len(wav) // frame
-    if count < 2:
+    power = frame_power(wav, sample_rate // 50)
+    if len(power) < 2:
         return 0.0
-    power = np.mean(wav[: count * frame].reshape(count, frame).astype(np.float64) ** 2, axis=1)
     quiet, loud = np.percentile(10 * np.log10(power + 1e-10), (10, 90))
     return float(loud - quiet)
 

@@ -2,7 +2,7 @@
 
 First the decoders speak the lines' own tokens, then the language models speak the lines' texts through the best
 decoder. The built-in weights stand first in each stage: a training that is not really better than them, or than a
-shorter one, is not chosen. How, says `picking_choice.py`.
+shorter one, is not chosen. How, says `choice.py`.
 """
 
 import json

@@ -29,6 +29,16 @@ _PART_OF_KEY = {
     **{f"{kind}_rate": "failures" for kind in (*KINDS, EITHER)},
 }  # fmt: skip
 KEYS = tuple(_PART_OF_KEY)
+USELESS_WORD_FLOOR = 0.5
+"""An ear that gets more of the words of source audio wrong tells nothing about outputs."""
+_NO_LANGUAGE = {
+    **dict.fromkeys(("error", "low", "high", "floor")), "count": 0, "error_toneless": None, "floor_toneless": None,
+    "shown": False, "group": None, "error_by_group": {}, "reason": None,
+    **dict.fromkeys(("word_error", "word_error_raw", "word_floor", "character_error", "character_floor")),
+    **dict.fromkeys(("chosen_right", "words_by", "words_reason")),
+}  # fmt: skip
+"""What is told of a language of which nothing was heard; every language has these keys."""
+LANGUAGE_KEYS = tuple(_NO_LANGUAGE)
 
 
 class Document:
@@ -112,76 +122,78 @@ def _settings(judge: Judge) -> dict[str, Any]:
 def _languages(judge: Judge, found: dict[str, Any] | None, document: Document) -> dict[str, Any]:
     if found is None:
         reason = document.reasons.get("intelligibility", "")
-        return {language: _unheard(reason) for language in judge.languages}
+        return {language: {**_NO_LANGUAGE, "reason": reason, "words_reason": reason} for language in judge.languages}
     languages = {}
     for language in judge.languages:
         groups = [group for group in BEST_GROUPS["languages"] if language in found.get(group, {})]
         entry = next((found[g][language] for g in groups if found[g][language].get("output")), None)
         if entry is None:
             reason = found[groups[0]][language]["reason"] if groups else "there was no time to speak it"
-            languages[language] = _unheard(reason)
+            told = {"reason": reason}
         else:
             group = next(g for g in groups if found[g][language] is entry)
-            languages[language] = _heard(group, entry)
             heard = {g: found[g][language] for g in groups if found[g][language].get("output")}
-            languages[language]["error_by_group"] = {g: _error_of(one) for g, one in heard.items()}
-        languages[language] |= _words(language, found)
+            told = {**_heard(group, entry), "error_by_group": {g: _error_of(one) for g, one in heard.items()}}
+        languages[language] = {**_NO_LANGUAGE, **told, **_words(language, found)}
     return languages
-
-
-def _unheard(reason: str) -> dict[str, Any]:
-    nothing = dict.fromkeys(("error", "low", "high", "floor", "count", "shown", "group"))
-    return {**nothing, "count": 0, "shown": False, "reason": reason}
 
 
 def _error_of(entry: dict[str, Any]) -> dict[str, Any]:
     output, floor = entry["output"], entry.get("floor")
-    told = {"error": output["rate"], "low": output["low"], "high": output["high"], "count": output["items"]}
-    return {**told, "error_toneless": entry["plain"]["rate"], "floor": floor["rate"] if floor else None}
+    return {
+        "error": output["rate"],
+        "low": output["low"],
+        "high": output["high"],
+        "count": output["items"],
+        "error_toneless": entry["plain"]["rate"],
+        "floor": floor["rate"] if floor else None,
+    }
 
 
 def _heard(group: str, entry: dict[str, Any]) -> dict[str, Any]:
-    output, floor = entry["output"], entry.get("floor")
-    plain_floor = entry.get("plain_floor")
+    floor, plain_floor = entry.get("floor"), entry.get("plain_floor")
     shown = floor is not None and floor["rate"] <= SHOWN
-    reason = "" if shown else "the floor is unknown" if floor is None else "the floor is above 10 %"
+    reason = None if shown else "the floor is unknown" if floor is None else "the floor is above 10 %"
     return {
-        "error": output["rate"],
-        "low": output["low"] if output["items"] > 1 else None,
-        "high": output["high"] if output["items"] > 1 else None,
-        "floor": floor["rate"] if floor else None,
-        "count": output["items"],
+        **_error_of(entry),
         "shown": shown,
         "group": group,
-        "error_toneless": entry["plain"]["rate"],
         "floor_toneless": plain_floor["rate"] if plain_floor else None,
-        **({"reason": reason} if reason else {}),
+        "reason": reason,
     }
 
 
 def _words(language: str, found: dict[str, Any]) -> dict[str, Any]:
-    whisper = found["whisper"].get(language)
-    if whisper:
-        floor = whisper.get("floor")
-        return {
-            "word_error": whisper["words"]["rate"] if "words" in whisper else None,
-            "character_error": whisper["characters"]["rate"],
-            "character_floor": floor["rate"] if floor else None,
-            "words_by": "whisper",
-        }
-    if language == "en":
-        english = found["english"]
-        spoken = next((english[name] for name in english if name.endswith("voices")), None)
-        source = english.get("source audio")
-        if spoken:
-            return {
-                "word_error": spoken["word_error"]["rate"],
-                "word_floor": source["word_error"]["rate"] if source else None,
-                "chosen_right": spoken["chosen_right"],
-                "words_by": "pocketsphinx",
-            }
+    """Whisper's words where it heard the language, else pocketsphinx's of English."""
+    if whisper := found["whisper"].get(language):
+        names = {"character_error": "characters", "character_floor": "floor"}
+        told = {key: whisper[name]["rate"] if name in whisper else None for key, name in names.items()}
+        told["words_by"] = "whisper"
+        if "words" not in whisper:
+            return {**told, "words_reason": "the language is written without spaces; characters are counted instead"}
+        return told | _word_error(whisper["words"], whisper.get("word_floor"))
+    english = found["english"] if language == "en" else {}
+    spoken = next((english[name] for name in english if name.endswith("voices")), None)
+    if spoken:
+        told = {"chosen_right": spoken["chosen_right"], "words_by": "pocketsphinx"}
+        return told | _word_error(spoken["word_error"], english.get("source audio", {}).get("word_error"))
     reason = found["whisper"].get("reason", "") or found["english"].get("reason", "")
-    return {"word_error": None, "words_by": None, "words_reason": reason or "no ear for words knows this language"}
+    return {"words_reason": reason or "no ear for words knows this language"}
+
+
+def _word_error(output: dict[str, Any], source: dict[str, Any] | None) -> dict[str, Any]:
+    """The word error only where its floor lets it tell something; as it was counted in any case."""
+    reason = None
+    if source is None:
+        reason = "the floor is unknown: these sentences have no source audio"
+    elif source["rate"] > USELESS_WORD_FLOOR:
+        reason = f"the ear gets {source['rate']:.0%} of the words of source audio wrong"
+    return {
+        "word_error": None if reason else output["rate"],
+        "word_error_raw": output["rate"],
+        "word_floor": source["rate"] if source else None,
+        "words_reason": reason,
+    }
 
 
 def _failures(found: dict[str, Any] | None, document: Document) -> None:
@@ -222,29 +234,36 @@ def _put_sound(found: dict[str, Any], document: Document) -> None:
         pitch = found["pitch"].get(name)
         reason = few if pitch else f"the references do not tell who is {name}"
         document.put(f"f0_correlation{key}", pitch and pitch["correlation"], reason, _ends(pitch))
-    bands = [value for value in found["band_difference_db"] if value is not None]
-    document.put("band_difference_db", max(bands, key=abs, default=None), "no band that the references hold")
+    bands = [
+        {"mean": mean, "low": ends[0], "high": ends[1], "count": count}
+        for mean, ends, count in zip(
+            found["band_difference_db"], found["band_intervals_db"], found["band_outputs"], strict=True
+        )
+        if mean is not None
+    ]
+    largest = max(bands, key=lambda band: abs(band["mean"]), default={})
+    document.put("band_difference_db", largest.get("mean"), "no band that the references hold", largest)
 
 
-def _ends(found: dict[str, Any] | None, prefix: str = "") -> dict[str, Any]:
-    """The interval of a figure."""
-    return {"low": found[f"{prefix}low"], "high": found[f"{prefix}high"]} if found else {}
+def _ends(found: dict[str, Any] | None, prefix: str = "", count: str = "speakers") -> dict[str, Any]:
+    """The interval of a figure over voices, and how many they are."""
+    return {"low": found[f"{prefix}low"], "high": found[f"{prefix}high"], "count": found[count]} if found else {}
 
 
 def _put_voices(found: dict[str, Any], document: Document) -> None:
     outputs, recordings = found.get("outputs"), found.get("recordings")
     # Like with like: one clip against other clips of the voice, of outputs as of recordings.
     one = found.get("one output")
-    document.put("similarity", outputs and outputs["same"], "", _ends(outputs))
-    document.put("similarity_one_output", one and one["same"], "", _ends(one))
+    document.put("similarity", outputs and outputs["same"], "", _ends(outputs, count="compared"))
+    document.put("similarity_one_output", one and one["same"], "", _ends(one, count="compared"))
     alone = "every voice has one clip alone, so that there is no other to compare it with"
     same = recordings["same"] if recordings and found["alone"] < len(found["speakers"]) else None
-    document.put("similarity_same", same, alone, _ends(recordings))
+    document.put("similarity_same", same, alone, _ends(recordings, count="compared"))
     different = recordings and recordings["different"]
     document.put("similarity_different", different, "fewer than two voices", _ends(recordings, "different_"))
     enough = outputs and outputs["line_up"] >= 2
     identified = outputs["identified"] if enough else None
-    document.put("identified", identified, "fewer than two voices", _ends(outputs, "identified_"))
+    document.put("identified", identified, "fewer than two voices", _ends(outputs, "identified_", "compared"))
     document.put("identified_of", outputs["line_up"] if enough else None, "fewer than two voices")
 
 

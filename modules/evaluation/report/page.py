@@ -55,7 +55,7 @@ def write_page(
     folder = Path(folder)
     for name in ("wavs", "spectrograms"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    items = outputs_of(findings)[:MOST_OUTPUTS]
+    items = outputs_of(findings, document["settings"]["guards"])[:MOST_OUTPUTS]
     kept = {item["wav"] for item in items}
     for name in ("wavs", "spectrograms"):
         for old in (folder / name).iterdir():
@@ -77,23 +77,31 @@ def write_page(
     return write_atomic(folder / "report.html", text.encode("utf-8"))
 
 
-def outputs_of(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Every output once, failures first, then by error: what any part found about it, under the name of its wav."""
+def outputs_of(findings: Sequence[Finding], guards: str = "") -> list[dict[str, Any]]:
+    """Every output once, failures first, then by error: what any part found about it, under the name of its wav.
+
+    Args:
+        guards: as they were asked for; where they were off, they were so for every part.
+    """
     found: dict[str, dict[str, Any]] = {}
     for finding in findings:
         for place, values in (("", finding.values), *finding.values.items()):
             if isinstance(values, Mapping) and isinstance(values.get("items"), list):
-                guards = "off" if finding.part == "failures" and place == "off" else ""
+                off = guards == "off" or (finding.part == "failures" and place == "off")
                 for item in values["items"]:
                     for wav in _wavs_of(item):
-                        known = found.setdefault(wav, {"part": finding.part, "guards": guards})
+                        known = found.setdefault(wav, {"part": finding.part, "guards": ""})
+                        # A part that came before knows the output already, and not how it was spoken.
+                        known["guards"] = "off" if off else known["guards"]
                         told = {
                             k: v
                             for k, v in item.items()
                             if v is not None and not (k == "floor" and isinstance(v, Mapping))
                         }
-                        known |= {**told, "wav": wav, "text": item.get("text", item.get("voice", ""))}
+                        known |= {**told, "wav": wav}
     for item in found.values():
+        # Some parts note no words; what another part told of the same output stands.
+        item.setdefault("text", item.get("voice", ""))
         item["tags"] = [kind for kind in KINDS if item.get(kind) is True]
         item["tags"] += [item["why"]] if item.get("why") else []
         item.setdefault("language", item.get("pair", "-"))
@@ -136,6 +144,8 @@ def _card(document: Mapping[str, Any], key: str, name: str, form: str) -> str:
     if key in document["intervals"]:
         low, high = (form.format(end) for end in document["intervals"][key])
         more.append(f"{low} to {high}")
+    elif key in document["counts"]:
+        more.append("-")
     if key in document["floors"]:
         more.append(f"floor {form.format(document['floors'][key])}")
     if key == "identified":

@@ -14,7 +14,7 @@ from modules.evaluation.failures.paths import JUMP_COST, walk
 from modules.evaluation.failures.rules import solid_matches
 from modules.evaluation.judging import GROUPS, Judge, Request
 from modules.evaluation.results import Finding, Table
-from modules.evaluation.shares import clustered_share, share_of
+from modules.evaluation.shares import clustered_share, shown_share
 from modules.evaluation.speaking import Spoken
 
 UTTERANCES = 100
@@ -48,19 +48,21 @@ def leaked_run(expected: Sequence[str], heard: Sequence[str], reference: Sequenc
 def judge_leak(judge: Judge) -> Finding:
     """Up to a hundred outputs of groups and languages in turn, those of people first."""
     items = [_item(judge, *asked) for asked in _asked(judge)]
-    leaked = share_of(item["leaked"] for item in items)
-    chance = share_of(run >= LEAKED_PHONES for item in items for run in item["chance_runs"])
+    leaked = clustered_share([item["leaked"] for item in items], [item["voice"] for item in items])
+    # The draws of one output hear the same sound: they are tries of its voice, and no more independent than that.
+    draws = [(run >= LEAKED_PHONES, item["voice"]) for item in items for run in item["chance_runs"]]
+    chance = clustered_share([found for found, _ in draws], [voice for _, voice in draws])
     values = {
         "items": items,
-        "leaked": clustered_share([item["leaked"] for item in items], [item["voice"] for item in items]),
-        "chance": chance.values(),
+        "leaked": leaked,
+        "chance": chance,
         "languages": dict(Counter(item["language"] for item in items)),
         "groups": dict(Counter(item["group"] for item in items)),
     }
     if not items:
         why = judge.ear.reason or "the judge's recogniser knows none of the languages"
         return Finding("leak", {**values, "reason": why}, ())
-    rows = (("leaked", str(leaked)), ("chance", str(chance)))
+    rows = (("leaked", shown_share(leaked)), ("chance", shown_share(chance)))
     table = Table("Words of the reference in the output", ("", "outputs"), rows, _NOTE.format(phones=LEAKED_PHONES))
     return Finding("leak", values, (table,))
 

@@ -49,17 +49,20 @@ def end_movement(wav: np.ndarray) -> float:
 
 
 def measure_source(reader: PhoneReader) -> int:
-    """Measure and store the directions of source audio; returns the number of pairs that have them."""
-    entries = load_set("melody")
+    """Measure and store the directions of source audio; returns the number of pairs that were measured. A pair that
+    cannot be spoken keeps what it has."""
+    entries, measured = load_set("melody"), 0
     for entry in entries:
         movements = []
         for kind in KINDS:
             spoken = [reader.speak(entry[kind], entry["language"], voice) for voice in _SOURCE_VOICES]
             wavs = [resample(s.samples.astype(np.float32) / 32768, ESPEAK_RATE, PITCH_RATE) for s in spoken if s]
             movements.append(round(float(np.mean([end_movement(wav) for wav in wavs])), 2) if wavs else None)
-        entry["source_semitones"] = movements
+        if None not in movements:
+            entry["source_semitones"] = movements
+            measured += 1
     save_set("melody", entries)
-    return sum(None not in entry["source_semitones"] for entry in entries)
+    return measured
 
 
 def judge_melody(judge: Judge) -> Finding:

@@ -6,7 +6,6 @@ The verdict needs no ear: speech of a length that the text can have.
 from collections import defaultdict
 from typing import Any
 
-from modules.errors import UserError
 from modules.evaluation.clips import Clip
 from modules.evaluation.failures.rules import is_clipped, is_runaway, is_silent, speech_seconds, usual_seconds
 from modules.evaluation.judging import Judge, Request
@@ -25,7 +24,8 @@ def judge_plausible(judge: Judge) -> Finding:
     for number, entry in enumerate(entries):
         if judge.out_of_time():
             break
-        items.append(_item(judge, entry, voices[number % len(voices)].reference))
+        item = _item(judge, entry, voices[number % len(voices)].reference)
+        items += [item] if item else []
         judge.progress("odd short and long texts", number + 1, len(entries))
     kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for item in items:
@@ -38,13 +38,13 @@ def judge_plausible(judge: Judge) -> Finding:
     return Finding("plausible", values, (table,) if rows else ())
 
 
-def _item(judge: Judge, entry: dict[str, Any], reference: Clip) -> dict[str, Any]:
+def _item(judge: Judge, entry: dict[str, Any], reference: Clip) -> dict[str, Any] | None:
+    """None where the text or the reference was refused."""
     clip = entry_clip(entry)
     item = {"kind": entry["kind"], "language": clip.language, "text": clip.text, "voice": reference.speaker}
-    try:
-        output = judge.say(Request(clip, reference))
-    except UserError as error:
-        return {**item, "plausible": False, "why": f"refused: {error.code}"}
+    output = judge.attempt("plausible", Request(clip, reference))
+    if output is None:
+        return None
     rate = judge.speaker.synthesizer.sample_rate
     wav, usual = output.wav(rate), usual_seconds(clip.phones)
     faults = {

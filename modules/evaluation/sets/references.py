@@ -2,17 +2,19 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modules.audio.io import probe
 from modules.data.manifest import read_manifest
+from modules.data.sources import list_audio
 from modules.data.store import entry_key
 from modules.errors import UserError
-from modules.evaluation.clips import REFERENCE_SECONDS, Clip, VoiceTest
+from modules.evaluation.clips import REFERENCE_SECONDS, Clip, VoiceTest, base_language
 from modules.paths import EXAMPLES
 
-SUFFIXES = frozenset((".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm", ".aac", ".wma"))
+LeaveOut = Callable[[Path, UserError], None]
+"""Gets a recording that cannot be read, and why."""
 
 
 def example_clips() -> list[Clip]:
@@ -21,35 +23,52 @@ def example_clips() -> list[Clip]:
     return [_clip(EXAMPLES / entry["file"], entry["name"], "", entry["text"]) for entry in entries]
 
 
-def listed_clips(path: Path) -> list[Clip]:
-    """The recordings of a dataset list (`wav|speaker|LANG|text`, JSON lines or a table).
+def listed_clips(path: Path, leave_out: LeaveOut | None = None) -> list[Clip]:
+    """The recordings of a dataset list (`wav|speaker|LANG|text`, JSON lines or a table); one that cannot be read is
+    left out.
 
     Raises:
-        UserError: what `read_manifest` raises.
+        UserError: what `read_manifest` raises; audio_missing, audio_empty, audio_unreadable where none can be read.
     """
-    return [_clip(Path(u.audio), u.speaker, u.language, u.text) for u in read_manifest(path)]
+    wanted = [(Path(u.audio), u.speaker, base_language(u.language), u.text) for u in read_manifest(path)]
+    return _readable(wanted, leave_out)
 
 
-def folder_clips(folder: Path) -> list[Clip]:
-    """Every recording below a folder; a recording in a folder of its own is said by the speaker of that name, others
-    by themselves. A text file of the same name beside it holds what is said.
+def folder_clips(folder: Path, leave_out: LeaveOut | None = None) -> list[Clip]:
+    """Every recording below a folder that can be read; a recording in a folder of its own is said by the speaker of
+    that name, others by themselves. A text file of the same name beside it holds what is said.
 
     Raises:
-        UserError: references_none; words_unreadable.
+        UserError: references_none; words_unreadable; audio_empty, audio_unreadable where none can be read.
     """
     folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-    clips = []
-    for path in files:
-        said = path.with_suffix(".txt")
-        text = _words(said) if said.is_file() else ""
-        clips.append(_clip(path, path.stem if path.parent == folder else path.parent.name, "", text))
-    if not clips:
+    files = list_audio(folder) if folder.is_dir() else []
+    if not files:
         raise UserError(
             "references_none",
             "There are no recordings in {folder}; choose a folder that holds some.",
             folder=str(folder),
         )
+    wanted = []
+    for path in files:
+        said = path.with_suffix(".txt")
+        text = _words(said) if said.is_file() else ""
+        wanted.append((path, path.stem if path.parent == folder else path.parent.name, "", text))
+    return _readable(wanted, leave_out)
+
+
+def _readable(wanted: Iterable[tuple[Path, str, str, str]], leave_out: LeaveOut | None) -> list[Clip]:
+    """Clips of (path, speaker, language, text); the first defect is raised where nothing is left."""
+    clips, first = [], None
+    for path, speaker, language, text in wanted:
+        try:
+            clips.append(_clip(path, speaker, language, text))
+        except UserError as error:
+            first = first or error
+            if leave_out is not None:
+                leave_out(path, error)
+    if not clips and first is not None:
+        raise first
     return clips
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from modules.audio.io import write
+from modules.audio.loudness import frame_power
 from modules.audio.resample import resample
 from modules.data.store import entry_key
 from modules.evaluation.clips import Clip, VoiceTest
 from modules.evaluation.judging import Judge, Request
 from modules.evaluation.results import Finding, Table
-from modules.evaluation.shares import mean_interval
+from modules.evaluation.shares import mean_interval, shown_ends
 from modules.evaluation.voices import SAMPLE_RATE, centroid
 
 VOICES = 20
@@ -43,7 +44,7 @@ def telephone(wav: np.ndarray, sample_rate: int) -> np.ndarray:
 
 def in_noise(wav: np.ndarray, ratio_db: float = NOISE_DB) -> np.ndarray:
     """wav float32 [S] with white noise `ratio_db` below its speech (the loud half of its 20 ms frames)."""
-    power = np.square(wav[: len(wav) // 320 * 320].reshape(-1, 320).astype(np.float64)).mean(1)
+    power = frame_power(wav, SAMPLE_RATE // 50)
     speech = float(power[power >= np.median(power)].mean()) if len(power) else float(np.square(wav).mean())
     noise = np.random.default_rng(0).standard_normal(len(wav)) * np.sqrt(speech * 10 ** (-ratio_db / 10))
     return (wav + noise).astype(np.float32)
@@ -66,7 +67,7 @@ def judge_robust_references(judge: Judge) -> Finding:
         lost = mean_interval(item["similarity"]["clean"] - item["similarity"][version] for item in items)
         values[version] = {"similarity": likeness, "lost": lost}
         told = version != "clean" and bool(items)
-        shown = f"{lost['mean']:+.3f} ({lost['low']:+.3f}..{lost['high']:+.3f})" if told else "-"
+        shown = f"{lost['mean']:+.3f} ({shown_ends(lost)})" if told else "-"
         rows.append((version, len(items), likeness["mean"], shown))
     table = Table(
         "Poor recordings of the reference", ("reference", "voices", "similarity", "lost"), tuple(rows),
@@ -77,6 +78,8 @@ def judge_robust_references(judge: Judge) -> Finding:
 
 def _item(judge: Judge, test: VoiceTest, number: int) -> dict[str, Any] | None:
     """None where no version of a reference was taken, or there is no sentence."""
+    if not judge.takes("robust_references", test.reference):
+        return None
     clips = test.others or (test.reference,)
     own = centroid([judge.embedder(judge.reader.wav(clip, SAMPLE_RATE)) for clip in clips])
     language = test.reference.language if judge.lines(test.reference.language) else judge.languages[0]

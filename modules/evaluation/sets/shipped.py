@@ -99,14 +99,27 @@ def texts_in(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_again(reader: PhoneReader) -> dict[str, int]:
-    """Compute and store the phones of every text; returns how many texts of each set could be read."""
+    """Compute and store the phones of every text; returns how many texts of each set could be read. A text that cannot
+    be read keeps the phones that it has.
+
+    Raises:
+        UserError: judge_sentences_unread where none can be read; nothing is stored then.
+    """
+    sets = {name: load_set(name) for name in NAMES}
     counts: dict[str, int] = {}
-    for name in NAMES:
-        entries = load_set(name)
+    for name, entries in sets.items():
         for part in texts_in(entries):
             phones = reader.phones(part.get("reading") or part["text"], part["language"])
-            part["phones"] = " ".join(phones or ())
+            if phones:
+                part["phones"] = " ".join(phones)
             counts[name] = counts.get(name, 0) + bool(phones)
+    if not any(counts.values()):
+        raise UserError(
+            "judge_sentences_unread",
+            "None of the written sentences could be read into phones, and nothing was changed. {reason}",
+            reason=reader.reason,
+        )
+    for name, entries in sets.items():
         save_set(name, entries)
     return counts
 
