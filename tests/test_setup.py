@@ -138,7 +138,8 @@ def test_the_tests_install_their_own_list_and_report_any_failure(project: Path) 
     fake_venv(project)
     assert start(project, "--speech", "some where", script="go-tests.sh").returncode == 0
     assert "requirements-dev.txt" in calls(project)[0]
-    assert calls(project)[1].endswith("<-m><pytest><-c><pyproject.toml><-q><-rs><--speech><some where>")
+    several = "<-n><logical><--maxprocesses><4><--dist><loadfile>"
+    assert calls(project)[1].endswith(f"<-m><pytest><-c><pyproject.toml><-q><-rs>{several}<--speech><some where>")
     fake_venv(project, page_status=1)
     assert start(project, script="go-tests.sh").returncode == 1
 

@@ -19,7 +19,7 @@ GIB = 1 << 30
 class Hungry(Regression):
     """Takes a known amount of memory for each item of its batch."""
 
-    bytes_per_item = 8 << 20
+    bytes_per_item = 40 << 20  # more than an allocator keeps for itself of what earlier tests gave back
 
     def losses(self, phase, batch):
         _, lengths = batch
@@ -43,7 +43,7 @@ def test_peak_memory_sees_what_comes_and_goes() -> None:
 def test_the_batch_is_stepped_down_to_what_fits() -> None:
     needed = {
         share: fit_batch(Hungry(), lambda s: loader_of(32 * s), CPU, free_bytes=int(free * GIB)).share
-        for share, free in ((1.0, 8.0), (0.5, 0.45), (0.0, 0.2))
+        for share, free in ((1.0, 40.0), (0.5, 2.25), (0.0, 1.0))
     }
     assert needed[1.0] == 1.0 and 0.25 <= needed[0.5] < 1.0 and needed[0.0] < needed[0.5]
 
