@@ -101,17 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default auto)")
     parser.add_argument("--seed", type=int, help="same seed, same sound; default drawn and reported")
     parser.add_argument("--cut", default="auto", choices=CUTS, help="how the text is cut (default auto)")
-    for flag, option in NUMBERS.items():
-        spec = OPTIONS[option]
-        bounds = f"{spec.metadata['low']:g} to {spec.metadata['high']:g}, default {spec.default}"
-        parser.add_argument(
-            flag,
-            dest=option,
-            type=type(spec.default),
-            default=spec.default,
-            metavar="X",
-            help=f"{spec.metadata['help']} ({bounds})",
-        )
+    _add_numbers(parser)
     parser.add_argument(
         "--no-fuse-gpt", action="store_true", help="prompt the language model with the heaviest reference alone"
     )
@@ -125,6 +115,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of words")
     return parser
+
+
+def _add_numbers(parser: argparse.ArgumentParser) -> None:
+    """A flag for each number of `SpeakOptions`, with its bounds."""
+    for flag, option in NUMBERS.items():
+        spec = OPTIONS[option]
+        bounds = f"{spec.metadata['low']:g} to {spec.metadata['high']:g}, default {spec.default}"
+        parser.add_argument(
+            flag,
+            dest=option,
+            type=type(spec.default),
+            default=spec.default,
+            metavar="X",
+            help=f"{spec.metadata['help']} ({bounds})",
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

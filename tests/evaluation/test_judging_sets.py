@@ -18,13 +18,12 @@ from modules.evaluation.ears.hearing import Ear
 from modules.evaluation.failures.calibration import Calibration
 from modules.evaluation.failures.rules import Verdict
 from modules.evaluation.judging import Judge, JudgeOptions, Request, guard_option, open_judge, run_part
-from modules.evaluation.results import Ledger, plain
+from modules.evaluation.results import Ledger
 from modules.evaluation.sets import leak, melody, plausible, switching
-from modules.evaluation.sets.readings import PhoneReader
-from modules.evaluation.sets.references import as_voices, example_clips, folder_clips, listed_clips
+from modules.evaluation.sets.references import folder_clips, listed_clips
 from modules.evaluation.sets.robust_references import in_noise, telephone
-from modules.evaluation.sets.shipped import load_set, plain_sentences, texts_in, texts_of, written_clip
-from modules.evaluation.shares import Share, clustered_share, mean_interval, share_of, shown_ends
+from modules.evaluation.sets.shipped import load_set, plain_sentences, texts_in, written_clip
+from modules.evaluation.shares import share_of
 from modules.evaluation.speaking import Spoken
 from modules.evaluation.voices import centroid
 from tests.tiny import build_tiny_model_folder, synthetic_speech, write_wav
@@ -66,61 +65,6 @@ def test_no_corpus_takes_in_what_models_are_judged_with(tmp_path: Path, monkeypa
     assert "A sentence that nobody is judged with." in texts and sentence not in texts
     judged = {phrase_key(entry[kind]) for entry in load_set("melody") for kind in melody.KINDS}
     assert not judged & {phrase_key(text) for text in texts}
-
-
-class _Reader(PhoneReader):
-    def phones(self, text: str, language: str) -> tuple[str, ...] | None:
-        return tuple(text.replace(" ", "")) if language == "en" else None
-
-
-def test_texts_of_ones_own(tmp_path: Path) -> None:
-    file = tmp_path / "texts.txt"
-    lines = ["en|a b", "", '{"language": "xx", "text": "c"}', '{"language": "de", "text": "d", "phones": "d e"}']
-    file.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
-    clips = texts_of(file, _Reader())
-    assert [(c.language, c.text, c.phones) for c in clips] == [
-        ("en", "a b", ("a", "b")), ("xx", "c", ()), ("de", "d", ("d", "e")),
-    ]  # fmt: skip
-    wrong = '{"language": "en", "text": "x", "phones": [1]}'
-    for content, line in (("no language", 1), ("en|x\n{bad", 2), ("", 0), ('{"text": "x"}', 1), (wrong, 1)):
-        file.write_text(content, encoding="utf-8")
-        with pytest.raises(UserError) as caught:
-            texts_of(file, _Reader())
-        assert caught.value.code == "texts_unreadable" and caught.value.fields["line"] == line
-
-
-def test_voices_of_ones_own(tmp_path: Path) -> None:
-    for name in ("anna/1.wav", "anna/2.wav", "bert.wav"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        write_wav(tmp_path / name, synthetic_speech(3.0 if "2" in name else 1.0))
-    (tmp_path / "bert.txt").write_text("What Bert says.\n", encoding="utf-8")
-    voices = {voice.speaker: voice for voice in as_voices(folder_clips(tmp_path))}
-    assert set(voices) == {"anna", "bert"} and voices["anna"].reference.path.endswith("2.wav")
-    assert len(voices["anna"].others) == 1 and voices["bert"].others == ()
-    assert voices["bert"].reference.text == "What Bert says."
-    (tmp_path / "my.list").write_text("bert.wav|Bert|ZH|你好。\n", encoding="utf-8")
-    listed = [(c.speaker, c.language, c.text) for c in listed_clips(tmp_path / "my.list")]
-    assert listed == [("Bert", "zh", "你好。")], "the sentences of its language are looked up by its plain tag"
-    (tmp_path / "none").mkdir()
-    with pytest.raises(UserError) as caught:
-        folder_clips(tmp_path / "none")
-    assert caught.value.code == "references_none"
-    assert len(example_clips()) >= 3 and all(clip.text and clip.seconds > 2 for clip in example_clips())
-
-
-def test_shares_and_means_hold_their_interval() -> None:
-    share = share_of([True, None, False, False])
-    assert share == Share(1, 3) and share.interval[0] < share.rate < share.interval[1]
-    low, high = Share(0, 2000).interval
-    assert low < 1e-9 and 0.001 < high < 0.003
-    assert Share(0, 0).rate is None and str(Share(0, 0)) == "-"
-    found = mean_interval([1.0, 2.0, 3.0, math.nan])
-    assert found["mean"] == 2.0 and found["low"] < 2 < found["high"] and found["count"] == 3
-    assert mean_interval([])["mean"] is None
-    alone = mean_interval([0.83, math.nan])
-    assert plain(alone) == {"mean": 0.83, "low": None, "high": None, "count": 1}
-    assert plain(mean_interval([1.0, 2.0], clusters="aa"))["low"] is None
-    assert shown_ends(alone) == "-" and shown_ends({"low": 0.5, "high": 1.0}) == "+0.500..+1.000"
 
 
 def test_each_part_of_a_line_has_its_own_error() -> None:
@@ -334,7 +278,7 @@ def test_a_silent_voice_is_refused_and_not_measured(
     few = load_set("plausible")[:2]
     monkeypatch.setattr(plausible, "load_set", lambda name: [{**entry, "language": "en"} for entry in few])
     values = run_part("plausible", judge).values
-    assert [item["voice"] for item in values["items"]] == ["anna"] and values["all"]["of"] == 1
+    assert [item["voice"] for item in values["items"]] == ["anna", "anna"] and values["all"]["of"] == 2
     assert [told["voice"] for told in judge.refused.values()] == ["mute"]
     copied = run_part("copies", judge).values["from tokens"]["items"]
     assert [item["voice"] for item in copied] == ["anna"] and math.isfinite(copied[0]["nepers"])
@@ -411,16 +355,15 @@ def test_chance_needs_another_sentence() -> None:
     assert intelligibility._another(spoken("ab", "ab"), 0) is None
 
 
-def test_outputs_of_one_voice_are_no_independent_tries() -> None:
-    flags, voices = [number < 20 for number in range(100)], [number // 20 for number in range(100)]
-    found = clustered_share(flags, voices)
-    alone = share_of(flags).values()
-    assert found["rate"] == alone["rate"] and found["high"] > alone["high"] + 0.1
-    assert clustered_share([False] * 9, list(range(9))) == share_of([False] * 9).values()
-    assert mean_interval([1.0, 1.0, 3.0, 3.0], clusters="aabb")["high"] == 3.0
-
-
 def test_a_missing_ear_says_so(folder: Path) -> None:
     judge = open_judge(JudgeOptions(folder / "models", languages=("en",), count=1, device="cpu"), folder / "deaf")
     assert "--recognizer" in judge.ear.deaf("en")
     assert json.dumps(run_part("failures", judge).values["default"]["lost"]["rate"]) == "null"
+
+
+def test_a_text_that_is_refused_is_no_plausible_speech(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plausible, "load_set", lambda name: load_set(name)[:2])
+    monkeypatch.setattr(judge, "attempt", lambda group, request: None)
+    values = run_part("plausible", judge).values
+    assert values["all"]["of"] == 2 and values["all"]["count"] == 0
+    assert {item["why"] for item in values["items"]} == {"refused"}

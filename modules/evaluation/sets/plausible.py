@@ -20,12 +20,11 @@ def judge_plausible(judge: Judge) -> Finding:
     """Every text once, the voices in turn."""
     wanted = judge.options.languages
     entries = [entry for entry in load_set("plausible") if not wanted or entry["language"] in wanted]
-    voices, items = judge.some_voices(), []
+    voices, items = judge.taken_voices("plausible", len(entries)), []
     for number, entry in enumerate(entries):
         if judge.out_of_time():
             break
-        item = _item(judge, entry, voices[number % len(voices)].reference)
-        items += [item] if item else []
+        items.append(_item(judge, entry, voices[number % len(voices)].reference))
         judge.progress("odd short and long texts", number + 1, len(entries))
     kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for item in items:
@@ -38,13 +37,13 @@ def judge_plausible(judge: Judge) -> Finding:
     return Finding("plausible", values, (table,) if rows else ())
 
 
-def _item(judge: Judge, entry: dict[str, Any], reference: Clip) -> dict[str, Any] | None:
-    """None where the text or the reference was refused."""
+def _item(judge: Judge, entry: dict[str, Any], reference: Clip) -> dict[str, Any]:
+    """A text that is refused is not spoken, however good the reference."""
     clip = entry_clip(entry)
     item = {"kind": entry["kind"], "language": clip.language, "text": clip.text, "voice": reference.speaker}
     output = judge.attempt("plausible", Request(clip, reference))
     if output is None:
-        return None
+        return {**item, "plausible": False, "why": "refused"}
     rate = judge.speaker.synthesizer.sample_rate
     wav, usual = output.wav(rate), usual_seconds(clip.phones)
     faults = {
