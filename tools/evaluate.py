@@ -27,6 +27,7 @@ import numpy as np
 
 from modules.errors import UserError
 from modules.paths import LOGS, PRETRAINED_MODELS
+from modules.precision import PRECISIONS
 from tools.flags import factor
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ HELPS = {
 }
 RECOGNIZER = PRETRAINED_MODELS / "judge" / "recognizer.safetensors"
 _SAME_NAMES = (
-    "manifest", "speech", "whole", "voices", "seed", "device", "gpt", "vits2", "texts", "references", "reference_list",
-    "count", "per_voice",
+    "manifest", "speech", "whole", "voices", "seed", "device", "precision", "gpt", "vits2", "texts", "references",
+    "reference_list", "count", "per_voice",
 )  # fmt: skip
 """Flags that are called as the option is."""
 _PROGRESS_SECONDS = 5.0
@@ -378,6 +379,9 @@ def _judging_flags(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=_number(0), default=0)
     how.add_argument("--threads", type=_number(1, 1024), default=1)
     how.add_argument("--device", default="auto")
+    how.add_argument(
+        "--precision", default="float32", choices=PRECISIONS, help="of the language model's weights (default float32)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,21 +1,24 @@
 """Speak a text in the voice of one or several recordings.
 
 python -m tools.synthesize --reference A.wav --text "Hello there." --output out.wav
+python -m tools.synthesize --reference A.wav --text "Hello there." --stream | aplay -f S16_LE -r 32000
 python -m tools.synthesize --preset base --random-weights --reference A.wav --text "Hello there." --json
 """
 
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.errors import UserError
 from modules.inference.options import SpeakOptions
 from modules.paths import PRETRAINED_MODELS
+from modules.precision import PRECISIONS
 from modules.text.sentences import CUTS, split_text
 
 if TYPE_CHECKING:
@@ -89,6 +92,17 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("float32", "bf16", "int8"),
         help="of the text encoder on a CPU, for presets that have one (default float32)",
     )
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=PRECISIONS,
+        help="of the language model's weights while it speaks; auto: int8 on a CPU, bf16 on a GPU (default auto)",
+    )
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="write the sound to standard output while it is made: raw 16-bit little-endian PCM, mono, 32 kHz",
+    )
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="another model folder")
     parser.add_argument(
         "--encoders",
@@ -113,7 +127,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take every sentence as it comes: no bounds on its length, nothing cut, nothing spoken again",
     )
-    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of words")
+    parser.add_argument(
+        "--json", action="store_true", help="print one line of JSON instead of words; to standard error with --stream"
+    )
     return parser
 
 
@@ -151,6 +167,12 @@ def run(arguments: argparse.Namespace) -> int:
     split_text(text, arguments.cut)  # refuses text that cannot be spoken before anything is loaded
     weights, texts = _per_reference(arguments)
     output = _checked_output(arguments)
+    if arguments.stream and sys.stdout.isatty():
+        raise UserError(
+            "stream_terminal",
+            "--stream writes raw sound to standard output, and that is a terminal; send it on to a player or a file, "
+            "for example: | aplay -f S16_LE -r 32000",
+        )
     # Heavy imports after the cheap checks, so that a typo is told at once and Ctrl-C is clean from the start.
     from modules.audio.io import write
     from modules.checkpoint import write_atomic
@@ -186,14 +208,16 @@ def run(arguments: argparse.Namespace) -> int:
     }
     if output is not None:
         write_atomic(output.with_suffix(".json"), json.dumps(sidecar, ensure_ascii=False, indent=2).encode("utf-8"))
+    told = sys.stderr if arguments.stream else sys.stdout
     if arguments.json:
-        print(json.dumps(report, ensure_ascii=False))
+        print(json.dumps(report, ensure_ascii=False), file=told)
     else:
-        print("\n".join(_cost_table(costs)), end="\n" if costs else "")
-        told = f"{output}: " if output is not None else ""
-        print(f"{told}{report['seconds']:.1f} s of speech in {times[1]:.1f} s, seed {synthesizer.used_seed}")
+        print("\n".join(_cost_table(costs)), end="\n" if costs else "", file=told)
+        place = f"{output}: " if output is not None else ""
+        seconds, seed = report["seconds"], synthesizer.used_seed
+        print(f"{place}{seconds:.1f} s of speech in {times[1]:.1f} s, seed {seed}", file=told)
     if interrupted:
-        print("stopped; the finished sentences were written", file=sys.stderr)
+        print("stopped" + ("; the finished sentences were written" if output else ""), file=sys.stderr)
     return EXIT_STOPPED if interrupted else 0
 
 
@@ -211,6 +235,7 @@ def _load(arguments: argparse.Namespace) -> tuple["Synthesizer", list["PartCost"
             gpt=arguments.gpt,
             vits2=arguments.vits2,
             text_precision=arguments.text_precision,
+            precision=arguments.precision,
             encoders=arguments.encoders,
             preset=own,
         )
@@ -220,7 +245,8 @@ def _load(arguments: argparse.Namespace) -> tuple["Synthesizer", list["PartCost"
     from modules.runtime import pick_device
 
     preset = load_preset(arguments.preset)
-    parts, costs = watched(random_parts(preset, pick_device(arguments.device), text_precision=arguments.text_precision))
+    precisions = {"text_precision": arguments.text_precision, "precision": arguments.precision}
+    parts, costs = watched(random_parts(preset, pick_device(arguments.device), **precisions))
     return Synthesizer(parts), costs, {"folder": None, "random_weights": True}
 
 
@@ -260,18 +286,43 @@ def _speak(
     start = time.perf_counter()
     segments, first, interrupted = [], 0.0, False
     try:
-        for segment in synthesizer.speak(voice, text, options):
+        for segment in (
+            _stream(synthesizer, voice, text, options) if arguments.stream else synthesizer.speak(voice, text, options)
+        ):
             first = first or time.perf_counter() - start
+            if segment is None:
+                continue
             segments.append(segment)
             if not arguments.json:
                 place = f"{segment.index + 1}/{segment.total}"
                 again = f"(try {segment.retries + 1}) " if segment.retries else ""
-                print(f"{place}  {segment.seconds:5.2f} s  {segment.stopped_by:5}  {again}{segment.text}")
+                line = f"{place}  {segment.seconds:5.2f} s  {segment.stopped_by:5}  {again}{segment.text}"
+                print(line, file=sys.stderr if arguments.stream else sys.stdout)
     except KeyboardInterrupt:
         interrupted = True
         if not segments:
             raise
+    except BrokenPipeError:  # the player was closed: that is how a listener stops
+        interrupted = True
+        _close_output()
     return segments, (first, time.perf_counter() - start), interrupted
+
+
+def _stream(
+    synthesizer: "Synthesizer", voice: "Voice", text: str, options: SpeakOptions
+) -> Iterator["Segment | None"]:  # fmt: skip
+    """Write the sound to standard output while it is made; gives each sentence, and None for the chunks within it."""
+    from modules.audio.io import to_pcm16
+
+    for chunk in synthesizer.stream(voice, text, options):
+        sys.stdout.buffer.write(to_pcm16(chunk.wav).astype("<i2").tobytes())
+        sys.stdout.buffer.flush()
+        yield chunk.segment
+
+
+def _close_output() -> None:
+    """Let nothing more be written, at exit either, to where nobody reads."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(
@@ -330,7 +381,7 @@ def _checked_output(arguments: argparse.Namespace) -> Path | None:
     """The output path with its folder made. Found out now, not after minutes of work."""
     path = arguments.output
     if path is None:
-        if arguments.random_weights:
+        if arguments.random_weights or arguments.stream:
             return None
         raise UserError("output_needed", "Where the sound goes is not said; name a file with --output FILE.wav.")
     if path.suffix.lower() != ".wav":

@@ -22,6 +22,7 @@ from modules.evaluation.clips import (
 )
 from modules.evaluation.results import Finding, Ledger, Progress, silent
 from modules.inference.options import MAX_SEED
+from modules.precision import Precision
 
 if TYPE_CHECKING:
     from modules.evaluation.ears.hearing import Ear
@@ -63,6 +64,7 @@ class JudgeOptions:
         languages: only these; none = all that there are.
         per_voice: sentences of each language that every voice says; 0 = one for a real voice, in turn for given ones.
         guards: "on", "off" or "both"; empty = as the program speaks by default.
+        precision: of the language model's weights, see `modules.gpt.engines`.
         deadline_seconds: speak no more than this long; 0 = as long as it takes.
     """
 
@@ -76,6 +78,7 @@ class JudgeOptions:
     voices: int = 48
     seed: int = 0
     device: str = "auto"
+    precision: Precision = "float32"
     gpt: Path | None = None
     vits2: Path | None = None
     texts: Path | None = None
@@ -251,7 +254,8 @@ class Judge:
         from modules.runtime import pick_device
 
         options = self.options
-        return load_parts(options.models, pick_device(options.device), options.gpt, options.vits2)
+        device = pick_device(options.device)
+        return load_parts(options.models, device, options.gpt, options.vits2, precision=options.precision)
 
     @cached_property
     def speaker(self) -> "Speaker":

@@ -28,7 +28,7 @@ from modules.inference.synthesizer import Synthesizer
 from modules.inference.voice import Reference, Voice, prepare_reference
 
 KEPT_REFERENCES = 64
-PROGRAM = "2"
+PROGRAM = "3"
 """Part of the key of an output; goes up when the program speaks or measures otherwise with the same weights."""
 
 
@@ -98,7 +98,7 @@ class Speaker:
         self.model_key = entry_key(
             json.dumps(synthesizer.hashes, sort_keys=True),
             json.dumps(to_dict(synthesizer.preset), sort_keys=True),
-            f"{synthesizer.device} {torch.get_num_threads()}",
+            f"{synthesizer.device} {torch.get_num_threads()} {synthesizer.weights}",
         )
         self.ledger = Ledger(self.folder / "outputs.jsonl")
         self._references: OrderedDict[str, Reference] = OrderedDict()

@@ -1,18 +1,24 @@
-"""Drawing the codes of a step from hidden states.
+"""Drawing the codes of a step from hidden states, for all sentences of a batch at once.
 
-Shape letters: n rows (prompts, with guidance twice as many), K codebooks, H hidden, V classes.
+Shape letters: S sentences, P prompts of each, n rows (the prompts of a sentence and, with guidance, as many without
+text behind them), K codebooks, H hidden, V classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from modules.gpt.loops import Quiet
 from modules.gpt.patterns import Pattern
 from modules.gpt.reading import Pointer
-from modules.gpt.sampling import Quiet, draw, is_overused, penalize_repetition
+from modules.gpt.sampling import RowNoise, draw, is_overused, penalize_repetition
+
+_OF_A_SENTENCE = frozenset(
+    {"min_frames", "max_frames", "guard", "usual_frames", "tail_frames", "pause_frames", "seed"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,12 @@ class DecodeOptions:
     pause_frames: int = 0
     seed: int | None = None
 
+    def draws_like(self, other: "DecodeOptions") -> bool:
+        """Whether sentences of these and of the other options can be drawn together: they may differ in what belongs to
+        a sentence, its lengths and its seed."""
+        shared = [spec.name for spec in fields(self) if spec.name not in _OF_A_SENTENCE]
+        return all(getattr(self, name) == getattr(other, name) for name in shared)
+
 
 class Heads(Protocol):
     """What the logits come from: a `Decoder`."""
@@ -66,120 +78,168 @@ class Heads(Protocol):
     pattern: Pattern
     quiet: Quiet
 
-    def place(self, hidden: Tensor, frames: Sequence[list[int]]) -> Tensor:
-        """States [n, H] of the next frame of a step, after those of the step so far."""
+    def place(self, hidden: Tensor, frames: Sequence[Tensor]) -> Tensor:
+        """States [n, H] of the next frame of a step, after those of the step so far, [n, K] each."""
 
     def first_logits(self, hidden: Tensor) -> Tensor:
-        """[n, H] -> [n, V_0 + 1] on the CPU."""
+        """[n, H] -> [n, V_0 + 1]."""
 
-    def stream_logits(self, stream: int, hidden: Tensor, frame: list[int]) -> Tensor:
-        """Logits of stream k >= 1 after the frame's earlier codes: [n, H] -> [n, V_k] on the CPU."""
-
-
-class Reads(Protocol):
-    """What follows the text."""
-
-    pointer: Pointer
+    def stream_logits(self, stream: int, hidden: Tensor, frame: Sequence[Tensor]) -> Tensor:
+        """Logits of stream k >= 1 after the frame's earlier codes, [n] each: [n, H] -> [n, V_k]."""
 
 
 class FrameChooser:
     """Draws codes from hidden states, by the options.
 
     Args:
-        weights: [n] of the prompts, whose distributions are mixed; the first n rows of the hidden states follow them,
-            and with guidance as many rows without text come after.
-        reader: whose pointer follows the text; it goes on with every frame.
+        options: of every sentence; they draw alike (see `DecodeOptions.draws_like`).
+        weights: [S, P] of the prompts, whose distributions are mixed.
+        device: where the hidden states are.
+        pointers: of every sentence, where a pointer follows the text.
+        longest: most frames that a sentence takes.
     """
 
     def __init__(
         self,
         heads: Heads,
-        options: DecodeOptions,
-        weights: Sequence[float],
-        generator: torch.Generator,
-        reader: Reads | None = None,
+        options: Sequence[DecodeOptions],
+        weights: Sequence[Sequence[float]],
+        device: torch.device = torch.device("cpu"),
+        pointers: Sequence[Pointer] | None = None,
+        longest: int = 1000,
     ):
-        self.heads, self.options, self.generator, self.reader = heads, options, generator, reader
-        self.rows = len(weights)
-        mixed = torch.tensor(weights)
-        self.weights = mixed / mixed.sum() if len(weights) > 1 else None
-        self.end_code = heads.pattern.end_code
-        self.streams = heads.pattern.streams
-        self.phones = heads.pattern.phones
+        self.heads, self.each, self.options = heads, list(options), options[0]
+        self.prompts = len(weights[0])
+        mixed = torch.tensor(weights, device=device)
+        self.weights = mixed / mixed.sum(1, keepdim=True) if self.prompts > 1 else None
+        self.pointers = None if pointers is None else list(pointers)
+        self.noise = RowNoise([o.seed for o in options], device)
+        self.drawn = 0
+        self._end, self._phones = heads.pattern.end_code, heads.pattern.phones
+        classes = heads.pattern.codebook_sizes[heads.pattern.content] + 1
+        spared = torch.zeros(classes, dtype=torch.bool, device=device)
+        spared[[code for code in heads.quiet.codes if code < classes]] = True
+        self._spared = spared
+        window = max(self.options.penalty_window or longest, self.options.ras_window, 1)
+        self._history = torch.full((len(options), window), -1, device=device)
 
-    def frame(self, hidden: Tensor, content: list[int]) -> list[int] | None:
-        """hidden [n, H] and the content codes so far -> codes of the next frame, None for EOS."""
-        first = self.first(hidden, content)
-        if first is None:
-            return None
+    @property
+    def sentences(self) -> int:
+        """S."""
+        return len(self.each)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these sentences alone."""
+        index = torch.tensor(rows, device=self._history.device)
+        self._history = self._history[index]
+        self.weights = None if self.weights is None else self.weights[index]
+        self.each = [self.each[row] for row in rows]
+        self.pointers = None if self.pointers is None else [self.pointers[row] for row in rows]
+        self.noise.keep(rows)
+
+    def frame(self, hidden: Tensor) -> Tensor:
+        """hidden [n, H] -> codes of the next frames [S, K]; stream 0 is the class of EOS where there is none, and the
+        rest of such a frame means nothing."""
+        first = self.first(hidden)
         frame = [first]
-        if self.phones:
-            logits = mix(self.heads.stream_logits(1, hidden[: self.rows], frame), self.weights)
-            frame.append(self._content(logits, content, self.heads.quiet.phone == first))
+        if self._phones:
+            silent = None if self.heads.quiet.phone is None else first == self.heads.quiet.phone
+            frame.append(self._content(self._logits(1, hidden, frame), silent))
         for stream in range(len(frame), self.heads.pattern.tokens.stop):
             frame.append(self.stream(stream, hidden, frame))
-        if self.reader is not None:
+        if self.pointers is not None:
             frame.append(self._advance(hidden, frame))
-        return frame
+        return torch.stack(frame, 1)
 
-    def _advance(self, hidden: Tensor, frame: list[int]) -> int:
-        """How many text units the pointer goes on by after this frame."""
-        pointer = self.reader.pointer
-        logits = mix(self.heads.stream_logits(len(frame), hidden[: self.rows], frame), self.weights)
-        logits[pointer.most + 1 :] = float("-inf")
-        if pointer.stuck and pointer.most:
-            logits[0] = float("-inf")
+    def first(self, hidden: Tensor) -> Tensor:
+        """The next codes of stream 0, [S]; the class of EOS where there is no more."""
+        o, logits = self.options, self.first_logits(hidden)
+        may_end = [self._may_end(row) for row in range(self.sentences)]
+        if not any(may_end):
+            logits[:, self._end] = float("-inf")
+        elif not all(may_end):
+            never = ~torch.tensor(may_end, device=logits.device)
+            logits[:, self._end] = logits[:, self._end].masked_fill(never, float("-inf"))
+        self.drawn += 1
+        if self._phones:
+            return draw(logits, o.phone_top_k, 1.0, o.phone_temperature * (o.temperature > 0), self.noise)
+        return self._content(logits)
+
+    def must_end(self, row: int) -> bool:
+        """Whether nothing is left to say in a sentence, whatever is drawn for it now."""
+        pointer = self.pointers[row] if self.pointers is not None else None
+        return pointer is not None and pointer.stuck and self._may_end(row)
+
+    def _may_end(self, row: int) -> bool:
+        enough = self.drawn >= self.each[row].min_frames
+        return enough and (self.pointers is None or self.pointers[row].at_end)
+
+    def stream(self, stream: int, hidden: Tensor, frame: Sequence[Tensor]) -> Tensor:
+        """The codes [S] of stream k >= 1, after the earlier ones of their frame, [S] each."""
         o = self.options
-        units = draw(logits, 0, 1.0, o.advance_temperature * (o.temperature > 0), self.generator)
-        pointer.advance(units)
-        return units
-
-    def first(self, hidden: Tensor, content: list[int]) -> int | None:
-        """The next code of stream 0, after the content codes so far; None for EOS."""
-        o = self.options
-        logits = self.first_logits(hidden)
-        pointer = self.reader.pointer if self.reader else None
-        if len(content) < o.min_frames or (pointer and not pointer.at_end):
-            logits[self.end_code] = float("-inf")
-        elif pointer and pointer.stuck:
-            return None  # nothing is left to say
-        if self.phones:
-            code = draw(logits, o.phone_top_k, 1.0, o.phone_temperature * (o.temperature > 0), self.generator)
-        else:
-            code = self._content(logits, content)
-        return None if code == self.end_code else code
-
-    def _content(self, logits: Tensor, content: list[int], silence: bool = False) -> int:
-        """The next content code. Silence may repeat itself: its codes, and any code where the phone is a pause."""
-        o, quiet = self.options, self.heads.quiet.codes
-        if silence:
-            return draw(logits, o.top_k, o.top_p, o.temperature, self.generator)
-        recent = content[-o.penalty_window :] if o.penalty_window else content
-        penalized = penalize_repetition(logits, [c for c in recent if c not in quiet], o.repetition_penalty)
-        code = draw(penalized, o.top_k, o.top_p, o.temperature, self.generator)
-        if o.temperature and code not in quiet and is_overused(code, content, o.ras_window, o.ras_threshold):
-            code = draw(logits, 0, 1.0, max(o.temperature, 1.0), self.generator)
-        return code
-
-    def stream(self, stream: int, hidden: Tensor, frame: list[int]) -> int:
-        """The code of stream k >= 1, after the earlier ones of its frame."""
-        o = self.options
-        logits = mix(self.heads.stream_logits(stream, hidden[: self.rows], frame), self.weights)
-        return draw(logits, o.prosody_top_k, 1.0, o.prosody_temperature * (o.temperature > 0), self.generator)
+        logits = self._logits(stream, hidden, frame)
+        return draw(logits, o.prosody_top_k, 1.0, o.prosody_temperature * (o.temperature > 0), self.noise)
 
     def first_logits(self, hidden: Tensor) -> Tensor:
-        """Mixed and guided logits of stream 0, [V_0 + 1]."""
+        """Mixed and guided logits of stream 0, [S, V_0 + 1]."""
         logits = self.heads.first_logits(hidden)
-        told = mix(logits[: self.rows], self.weights)
         if not self.options.guidance:
-            return told
-        told, untold = told.log_softmax(-1), mix(logits[self.rows :], self.weights).log_softmax(-1)
+            return mix(logits, self.weights)
+        halves = logits.view(self.sentences, 2, self.prompts, -1).unbind(1)
+        told, untold = (mix(half.flatten(0, 1), self.weights).log_softmax(-1) for half in halves)
         return told + self.options.guidance * (told - untold)
+
+    def _logits(self, stream: int, hidden: Tensor, frame: Sequence[Tensor]) -> Tensor:
+        """Mixed logits [S, V_k] of stream k >= 1."""
+        codes = frame if self.prompts == 1 else [code.repeat_interleave(self.prompts) for code in frame]
+        if self.options.guidance:  # which is a matter of stream 0 alone
+            hidden = hidden.view(self.sentences, 2 * self.prompts, -1)[:, : self.prompts].flatten(0, 1)
+        return mix(self.heads.stream_logits(stream, hidden, codes), self.weights)
+
+    def _content(self, logits: Tensor, silent: Tensor | None = None) -> Tensor:
+        """The next content codes. Silence may repeat itself: its codes, and any code where the phone is a pause
+        (`silent`, bool [S])."""
+        o = self.options
+        recent = self._history[:, -o.penalty_window :] if o.penalty_window else self._history
+        penalized = penalize_repetition(logits, recent, o.repetition_penalty, self._spared)
+        if silent is not None and penalized is not logits:
+            penalized = torch.where(silent[:, None], logits, penalized)
+        codes = draw(penalized, o.top_k, o.top_p, o.temperature, self.noise)
+        if o.temperature and o.ras_window:
+            codes = self._drawn_again(codes, logits, silent)
+        self._history = torch.cat([self._history[:, 1:], codes[:, None]], 1)
+        return codes
+
+    def _drawn_again(self, codes: Tensor, logits: Tensor, silent: Tensor | None) -> Tensor:
+        """The codes; those that are overused drawn once more from the whole distribution."""
+        o = self.options
+        overused = is_overused(codes, self._history, o.ras_window, o.ras_threshold) & ~self._spared[codes]
+        if silent is not None:
+            overused = overused & ~silent
+        # A look at the values: free on a CPU, while a GPU would have to wait for it and draws for nothing instead.
+        if overused.device.type == "cpu" and not overused.any():
+            return codes
+        noise = self.noise.again(self.drawn, logits.shape[1])
+        return torch.where(overused, (logits / max(o.temperature, 1.0) + noise).argmax(-1), codes)
+
+    def _advance(self, hidden: Tensor, frame: Sequence[Tensor]) -> Tensor:
+        """By how many text units the pointers go on after this frame, [S]."""
+        o, logits = self.options, self._logits(len(frame), hidden, frame)
+        most, last = [pointer.most for pointer in self.pointers], logits.shape[1] - 1
+        stuck = [pointer.stuck and pointer.most > 0 for pointer in self.pointers]
+        if min(most) < last:
+            beyond = torch.arange(last + 1, device=logits.device) > torch.tensor(most, device=logits.device)[:, None]
+            logits = logits.masked_fill(beyond, float("-inf"))
+        if any(stuck):
+            stays = logits[:, 0].masked_fill(torch.tensor(stuck, device=logits.device), float("-inf"))
+            logits = torch.cat([stays[:, None], logits[:, 1:]], 1)
+        return draw(logits, 0, 1.0, o.advance_temperature * (o.temperature > 0), self.noise)
 
 
 def mix(logits: Tensor, weights: Tensor | None) -> Tensor:
-    """Log of the weighted mean of the rows' distributions: [n, V] and [n] -> [V]. One row (weights None) is
-    handed through as it is."""
+    """Log of the weighted mean of each sentence's distributions: [S * P, V] and [S, P] -> [S, V]. Where there is one a
+    sentence (weights None) they are handed through as they are."""
     if weights is None:
-        return logits[0]
-    return torch.logsumexp(logits.log_softmax(-1) + weights.log()[:, None], 0)
+        return logits
+    apart = logits.log_softmax(-1).view(*weights.shape, -1)
+    return torch.logsumexp(apart + weights.log()[..., None], 1)

@@ -4,27 +4,36 @@
 opinions on the next frame: their distributions are mixed by weight, one frame is drawn and all of them go on
 from it. That is how references fuse in the language model; `build_prompts` makes the prompts.
 
-Shape letters: n prompts, T frames, K codebooks, W places of a step, H hidden, V classes.
+Several sentences go through the model together, each as far as it goes: rows that have come to their end drop out. What
+comes before the target in a prompt, the voice, is read once and kept.
+
+Shape letters: S sentences, n rows (all prompts of all sentences), T frames, K codebooks, W places of a step, H hidden,
+V classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from threading import Lock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.errors import Stopped, UserError
+from modules.gpt.cache import Cache
 from modules.gpt.choosing import DecodeOptions, FrameChooser
+from modules.gpt.engines import build_engine, weight_type
+from modules.gpt.loops import Quiet
 from modules.gpt.model import CodeLinear, SpeechGPT
+from modules.gpt.packing import Linear, WeightType, pack_linear
 from modules.gpt.prompts import FusionMode, Prompt, PromptReference, build_prompts, frame_limits, without_text
 from modules.gpt.reading import WINDOW, Pointer
-from modules.gpt.sampling import Quiet
-from modules.gpt.sequence import SPEECH, arrange
+from modules.gpt.sequence import SPEECH, Part, arrange, part_length
 from modules.gpt.speaking import Speech, StoppedBy, writer_of
-from modules.gpt.step import Cache, StepEngine
 from modules.gpt.watching import Watch
+from modules.precision import Precision
 
 __all__ = [
     "DecodeOptions",
@@ -33,6 +42,7 @@ __all__ = [
     "Generated",
     "Prompt",
     "PromptReference",
+    "Request",
     "StoppedBy",
     "build_prompts",
     "frame_limits",
@@ -40,6 +50,7 @@ __all__ = [
 
 PAUSE_PHONE = "_"
 """Name of the phone that is silence, in a model's list of phones."""
+KEPT_VOICES = 8
 
 
 @dataclass(frozen=True)
@@ -56,27 +67,71 @@ class Generated:
     reads: Tensor | None = None
 
 
-@dataclass
-class Reader:
-    """The pointer while frames are drawn, and what the text gives to each step.
+@dataclass(frozen=True)
+class Request:
+    """A sentence of a batch.
 
-    near: [U, H] what enters where each unit is read, None without text; told [n]: rows that know the text.
+    Args:
+        prompts: whose distributions are mixed by weight (weight zero: left out).
+        on_frame: called with the number of frames so far and the newest frame [K]; not for frames that do not count.
+        on_end: called with what was generated as soon as the sentence ends, while others may go on.
     """
 
-    pointer: Pointer
-    near: Tensor | None
+    prompts: Sequence[Prompt]
+    options: DecodeOptions = DecodeOptions()
+    on_frame: Callable[[int, Tensor], None] | None = None
+    on_end: Callable[[Generated], None] | None = None
+
+
+@dataclass
+class Reader:
+    """The pointers while frames are drawn, and what the texts give to each step.
+
+    pointers: of every sentence; near [S, U, H]: what enters where each unit is read; told bool [S, rows of a sentence]:
+    the rows that know the text; begin [S, rows of a sentence]: where they began.
+    """
+
+    pointers: list[Pointer]
+    near: Tensor
     told: Tensor
+    begin: Tensor
     steps: int = 0
 
-    def step(self, begin: Tensor) -> tuple[Tensor, Tensor]:
-        """After a frame: what enters besides it, [n, 1, H] (or one zero), and where the rows stand, [n, 1], from where
-        they began."""
+    def step(self) -> tuple[Tensor, Tensor]:
+        """After a frame: what enters besides it, [n, 1, H], and where the rows stand, [n, 1]."""
         self.steps += 1
-        told = self.told[:, None]
-        if self.near is None:
-            return begin.new_zeros(1), begin + self.steps
-        near = self.near[self.pointer.unit] * told[..., None]
-        return near, begin + torch.where(told, self.pointer.place, float(self.steps))
+        device = self.near.device
+        units = torch.tensor([pointer.unit for pointer in self.pointers], device=device)
+        places = torch.tensor([pointer.place for pointer in self.pointers], device=device)
+        near = self.near[torch.arange(len(units), device=device), units]
+        near = near[:, None] * self.told[..., None]
+        there = self.begin + torch.where(self.told, places[:, None], float(self.steps))
+        return near.flatten(0, 1)[:, None], there.flatten()[:, None]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these sentences alone."""
+        self.pointers = [self.pointers[row] for row in rows]
+        index = torch.tensor(rows, device=self.near.device)
+        self.near, self.told, self.begin = self.near[index], self.told[index], self.begin[index]
+
+
+@dataclass
+class _Spoken:
+    """A batch while it speaks: cache of the rows, where they stand [n, 1] (None: counted by the engine), the reader."""
+
+    cache: Cache
+    place: Tensor | None
+    reader: Reader | None
+    rows: int
+    """Rows of a sentence: its prompts, with guidance twice."""
+
+    def keep(self, sentences: Sequence[int]) -> None:
+        """Go on with these sentences alone."""
+        rows = [sentence * self.rows + row for sentence in sentences for row in range(self.rows)]
+        self.cache = self.cache.keep(rows)
+        self.place = None if self.place is None else self.place[rows]
+        if self.reader is not None:
+            self.reader.keep(sentences)
 
 
 class Decoder:
@@ -84,23 +139,27 @@ class Decoder:
 
     Args:
         model: in eval mode, on its device.
+        precision: of the weights that a step reads, see `modules.gpt.engines`.
     """
 
-    def __init__(self, model: SpeechGPT):
+    def __init__(self, model: SpeechGPT, precision: Precision = "float32"):
         self.model, self.pattern = model, model.pattern
         names = list(model.statistics.get("phones", ()))
         pause = names.index(PAUSE_PHONE) if self.pattern.phones and PAUSE_PHONE in names else None
         self.quiet = Quiet(frozenset(model.statistics.get("quiet_codes", ())), pause)
-        self._engine = StepEngine(model.backbone)
         self._device = model.specials.device
+        self.weights: WeightType = weight_type(precision, self._device)
+        self.engine = build_engine(model.backbone, self.weights)
+        self._voices: OrderedDict[Hashable, tuple[Tensor, Tensor]] = OrderedDict()
+        self._lock = Lock()
         with torch.inference_mode():
-            self._output = model.output_matrix().clone()
+            self._output = pack_linear(model.output_matrix(), None, self.weights)
             self._frame_kind = model.specials[SPEECH].clone()
             learned = model.vector_dim is None
-            self._tables = [table.matrix().clone() for table in model.speech] if learned else None
+            self._tables = [_with_nothing(table.matrix()) for table in model.speech] if learned else None
             chained = model.pattern.chained
-            self._chosen = [table.matrix().clone() for table in model.chosen_tables()] if chained else []
-            self._heads = [_unfolded(head) for head in model.heads]
+            self._chosen = [_with_nothing(table.matrix()) for table in model.chosen_tables()] if chained else []
+            self._heads = [_packed(head, self.weights) for head in model.heads]
 
     def generate(
         self,
@@ -110,118 +169,218 @@ class Decoder:
         should_stop: Callable[[], bool] | None = None,
         on_frame: Callable[[int, Tensor], None] | None = None,
     ) -> Generated:
-        """Continue the prompts with new frames.
+        """Continue the prompts of one sentence with new frames.
 
         Args:
             prompts: one, or several whose distributions are mixed by weight (weight zero: left out).
             should_stop: asked at every step.
-            on_frame: called with the number of frames so far and the newest frame [K].
+            on_frame: see `Request`.
 
         Raises:
             Stopped: should_stop said so.
             UserError: gpt_prompt_too_long when fewer than `min_frames` would fit behind the prompts.
         """
-        options = options or DecodeOptions()
-        prompts = [prompts] if isinstance(prompts, Prompt) else [p for p in prompts if p.weight > 0]
-        generator = torch.Generator()
-        generator.manual_seed(options.seed) if options.seed is not None else generator.seed()
-        with torch.inference_mode():
-            rows = [*prompts, *map(without_text, prompts)] if options.guidance else prompts
-            hidden, cache, place, limit = self._prefill(rows, options)
-            reader = self._reader(rows) if self.pattern.pointer else None
-            chooser = FrameChooser(self, options, [prompt.weight for prompt in prompts], generator, reader)
-            pointer = reader.pointer if reader else None
-            watch = Watch(options, self.quiet, self.pattern.phones, pointer)
-            speech = Speech(limit, watch, on_frame, self.pattern.tokens)
-            writer = writer_of(chooser, speech)
-            while True:
-                if should_stop is not None and should_stop():
-                    raise Stopped
-                step = writer.write(hidden)
-                if step is None:
-                    return self._result(speech, pointer)
-                x = self._embed(step).expand(len(hidden), 1, -1)
-                if reader is None:
-                    place = None if place is None else place + self.pattern.group_size
-                    hidden = self._engine(x, cache, place)[:, -1]
-                else:
-                    near, there = reader.step(place)
-                    hidden = self._engine(x + near, cache, there)[:, -1]
+        prompts = [prompts] if isinstance(prompts, Prompt) else prompts
+        request = Request(prompts, options or DecodeOptions(), on_frame)
+        return self.generate_batch([request], should_stop=should_stop)[0]
 
-    def _prefill(self, prompts: list[Prompt], options: DecodeOptions) -> tuple[Tensor, Cache, Tensor | None, int]:
-        """Hidden states at the end of the prompts [n, H], their cache, the last RoPE positions [n, 1] (None: counted
-        by the engine) and the frame limit."""
-        sequences = arrange([prompt.parts for prompt in prompts], self.pattern).to(self._device)
-        lengths, width = sequences.lengths, sequences.kinds.shape[1]
-        limit = min(options.max_frames, self.pattern.frames_within(self._engine.capacity - width))
+    def generate_batch(
+        self, requests: Sequence[Request], *, should_stop: Callable[[], bool] | None = None
+    ) -> list[Generated]:
+        """Continue the prompts of several sentences together; each says what it would say alone.
+
+        Args:
+            requests: whose options draw alike (see `DecodeOptions.draws_like`).
+            should_stop: asked at every step.
+
+        Raises:
+            Stopped, UserError: see `generate`.
+            ValueError: options that do not draw alike.
+        """
+        requests = [_used(request) for request in requests]
+        if not all(request.options.draws_like(requests[0].options) for request in requests):
+            raise ValueError("sentences that are drawn in different ways cannot be one batch")
+        done: dict[int, Generated] = {}
+        for group in _of_equal_rows(requests):
+            with torch.inference_mode():
+                for place, generated in self._speak([requests[i] for i in group], should_stop):
+                    done[group[place]] = generated
+        return [done[i] for i in range(len(requests))]
+
+    def _speak(
+        self, requests: list[Request], should_stop: Callable[[], bool] | None
+    ) -> Iterator[tuple[int, Generated]]:
+        """Each sentence, by its place, as soon as it ends."""
+        options = [request.options for request in requests]
+        rows = [_rows(request) for request in requests]
+        hidden, spoken, limits = self._prefill(rows, options)
+        pointers = None if spoken.reader is None else spoken.reader.pointers
+        weights = [[prompt.weight for prompt in request.prompts] for request in requests]
+        chooser = FrameChooser(self, options, weights, self._device, pointers, max(limits))
+        speeches = [
+            Speech(
+                limit,
+                Watch(request.options, self.quiet, self.pattern.phones, pointers[i] if pointers else None),
+                request.on_frame,
+                self.pattern.tokens,
+            )
+            for i, (request, limit) in enumerate(zip(requests, limits, strict=True))
+        ]
+        writer, alive = writer_of(chooser, speeches), list(range(len(requests)))
+        while True:
+            if should_stop is not None and should_stop():
+                raise Stopped
+            step = writer.write(hidden)
+            ended = [row for row, place in enumerate(alive) if speeches[place].complete]
+            for place in [alive[row] for row in ended]:
+                generated = self._result(speeches[place], pointers[place] if pointers else None)
+                if requests[place].on_end is not None:
+                    requests[place].on_end(generated)
+                yield place, generated
+            if ended:
+                going = [row for row in range(len(alive)) if row not in ended]
+                if not going:
+                    return
+                writer.keep(going)
+                spoken.keep(going)
+                step, alive = step[going], [alive[row] for row in going]
+            x = self._embed(step).repeat_interleave(spoken.rows, 0)[:, None]
+            if spoken.reader is None:
+                if spoken.place is not None:
+                    spoken.place = spoken.place + self.pattern.group_size
+                hidden = self.engine(x, spoken.cache, spoken.place)[:, -1]
+            else:
+                near, there = spoken.reader.step()
+                hidden = self.engine(x + near, spoken.cache, there)[:, -1]
+
+    def _prefill(
+        self, sentences: Sequence[Sequence[Prompt]], options: Sequence[DecodeOptions]
+    ) -> tuple[Tensor, _Spoken, list[int]]:
+        """Read the prompts of all rows of all sentences: hidden states at their ends [n, H], the batch, and the frame
+        limit of each sentence."""
+        rows, per_sentence = [prompt for prompts in sentences for prompt in prompts], len(sentences[0])
+        grid = arrange([prompt.parts for prompt in rows], self.pattern).to(self._device)
+        lengths = grid.lengths.tolist()
+        longest = [max(lengths[at : at + per_sentence]) for at in range(0, len(rows), per_sentence)]
+        limits = [self._limit(length, o) for length, o in zip(longest, options, strict=True)]
+        x, positions = self.model.embed(grid), self.model.positions(grid)
+        room = max(length + self.pattern.steps(limit) for length, limit in zip(longest, limits, strict=True))
+        hidden, cache = self._read(rows, x, positions, lengths, room)
+        place = None
+        if positions is not None:
+            place = positions[torch.arange(len(rows), device=self._device), grid.lengths - 1][:, None]
+        reader = self._reader(sentences, place) if self.pattern.pointer else None
+        return hidden, _Spoken(cache, place, reader, per_sentence), limits
+
+    def _limit(self, length: int, options: DecodeOptions) -> int:
+        limit = min(options.max_frames, self.pattern.frames_within(self.engine.capacity - length))
         if limit < max(options.min_frames, 1):
             raise UserError(
                 "gpt_prompt_too_long",
                 "References and text take {length} positions of the {capacity} that the model has; use shorter "
                 "references or fewer of them.",
-                length=width,
-                capacity=self._engine.capacity,
+                length=length,
+                capacity=self.engine.capacity,
             )
-        x, positions = self.model.embed(sequences), self.model.positions(sequences)
-        padding = width - lengths
-        if len(prompts) > 1:
-            # Rows end together: new frames then stand at the same place in every row.
-            x = _align_right(x, padding)
-            positions = None if positions is None else _align_right(positions, padding)
-        cache = self._engine.new_cache(len(prompts), width + self.pattern.steps(limit), padding)
-        hidden = self._engine(x, cache, positions)[:, -1]
-        return hidden, cache, None if positions is None else positions[:, -1:], limit
+        return limit
 
-    def _reader(self, prompts: Sequence[Prompt]) -> Reader:
-        """The pointer over the target's text, which is the same in all prompts that tell it."""
-        told = [len(prompt.parts[-1].text_ids) > 0 for prompt in prompts]
-        target = next((p.parts[-1] for p, there in zip(prompts, told, strict=True) if there), prompts[0].parts[-1])
-        ids = torch.as_tensor(target.text_ids, dtype=torch.int64, device=self._device)
-        features = target.text_features
+    def _read(
+        self, prompts: Sequence[Prompt], x: Tensor, positions: Tensor | None, lengths: Sequence[int], room: int
+    ) -> tuple[Tensor, Cache]:
+        """Rows [n, L, H] of prompts through the engine: hidden states at their ends [n, H] and their cache. What stands
+        before a target is read once for all prompts that begin with it, now and later."""
+        cache = self.engine.new_cache(len(prompts), room)
+        for row, prompt in enumerate(prompts):
+            head = self._head(prompt, x[row], None if positions is None else positions[row])
+            if head is not None:
+                cache.begin(row, head)
+        starts = list(cache.lengths)
+        new = [length - start for length, start in zip(lengths, starts, strict=True)]
+        columns = torch.tensor(starts)[:, None] + torch.arange(max(new))
+        columns = columns.clamp_max(x.shape[1] - 1).to(self._device)
+        index = torch.arange(len(prompts), device=self._device)[:, None]
+        there = None if positions is None else positions[index, columns]
+        hidden = self.engine(x[index, columns], cache, there, new)
+        return hidden[index[:, 0], torch.tensor(new, device=self._device) - 1], cache
+
+    def _head(self, prompt: Prompt, x: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of what stands before the target of a row [L, H]; None where nothing does."""
+        before = prompt.parts[:-1]
+        if not before:
+            return None
+        key = tuple(_identity(part) for part in before)
+        with self._lock:
+            if key in self._voices:
+                self._voices.move_to_end(key)
+                return self._voices[key]
+        length = sum(part_length(len(part.text_ids), len(part.codes), self.pattern) for part in before)
+        cache = self.engine.new_cache(1, length)
+        self.engine(x[None, :length], cache, None if positions is None else positions[None, :length])
+        head = cache.head(0, length)
+        with self._lock:
+            self._voices[key] = head
+            while len(self._voices) > KEPT_VOICES:
+                self._voices.popitem(last=False)
+        return head
+
+    def _reader(self, sentences: Sequence[Sequence[Prompt]], place: Tensor) -> Reader:
+        """The pointers over the targets' texts, each the same in all prompts of a sentence that tell it."""
+        told = [[len(prompt.parts[-1].text_ids) > 0 for prompt in prompts] for prompts in sentences]
+        pointers, nears = [], []
+        for prompts, knows in zip(sentences, told, strict=True):
+            target = next((p.parts[-1] for p, there in zip(prompts, knows, strict=True) if there), prompts[0].parts[-1])
+            ids = torch.as_tensor(target.text_ids, dtype=torch.int64, device=self._device)
+            pointers.append(Pointer(self.model.unit_frames[ids].tolist()))
+            nears.append(self._near(ids, target.text_features))
+        near = nn.utils.rnn.pad_sequence(nears, batch_first=True)
+        return Reader(pointers, near, torch.tensor(told, device=self._device), place.view(len(sentences), -1))
+
+    def _near(self, ids: Tensor, features: object) -> Tensor:
+        """What enters where each of the units [U] is read, [U, H]; one row of nothing without text."""
+        if not len(ids):
+            return torch.zeros(1, len(self._frame_kind), device=self._device)
         features = None if features is None else torch.as_tensor(features, device=self._device)
         units = torch.arange(len(ids), device=self._device)
         around = units[:, None] + torch.tensor(WINDOW, device=self._device)
         around = torch.where((around >= 0) & (around < len(ids)), around, -1)
-        near = self.model.read(self.model.text(ids, features), around) if len(ids) else None
-        pointer = Pointer(self.model.unit_frames[ids].tolist())
-        return Reader(pointer, near, torch.tensor(told, device=self._device))
+        return self.model.read(self.model.text(ids, features), around)
 
-    def _embed(self, step: list[int]) -> Tensor:
-        """Input embedding [H] of a step [W]."""
+    def _embed(self, steps: Tensor) -> Tensor:
+        """Input embeddings [S, H] of steps [S, W]."""
         if self._tables is None:
-            return self.model.embed_frames(torch.tensor([step], device=self._device))[0] + self._frame_kind
-        streams = self.pattern.streams
-        if self.pattern.group_size == 1:
-            return self._sum(self._frame_kind, self._tables, step)
-        nothing = torch.zeros_like(self._frame_kind)
-        frames = [self._sum(nothing, self._tables, step[i : i + streams]) for i in range(0, len(step), streams)]
-        return self.model.grouping.join(torch.cat(frames)) + self._frame_kind
+            return self.model.embed_frames(steps) + self._frame_kind
+        streams, frames = self.pattern.streams, []
+        for first in range(0, steps.shape[1], streams):
+            codes = steps[:, first : first + streams].unbind(1)
+            frames.append(self._sum(self._tables, codes))
+        joined = frames[0] if self.pattern.group_size == 1 else self.model.grouping.join(torch.cat(frames, 1))
+        return joined + self._frame_kind
 
-    def _sum(self, x: Tensor, tables: list[Tensor], frame: list[int]) -> Tensor:
-        """x and the vectors of a frame's codes, [H]."""
-        for table, code in zip(tables, frame, strict=False):  # advances have no table
-            if code >= 0:
-                x = x + table[code]
-        return x
+    def _sum(self, tables: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
+        """The sum of the codes' vectors, [S, H]; a code that is not there (negative) has none."""
+        found = zip(tables, codes, strict=False)  # advances have no table
+        if self.pattern.lag or self.pattern.group_size > 1:  # row -1 of a table is nothing
+            return sum(table[code.clamp_min(-1)] for table, code in found)
+        return sum(table[code] for table, code in found)
 
-    def place(self, hidden: Tensor, frames: Sequence[list[int]]) -> Tensor:
-        """A step's hidden states [n, H] to those of its next frame, after the step's `frames` so far."""
+    def place(self, hidden: Tensor, frames: Sequence[Tensor]) -> Tensor:
+        """A step's hidden states [n, H] to those of its next frame, after the step's `frames` so far, [n, K] each."""
         if not frames:
             return hidden
         nothing = torch.zeros_like(self._frame_kind)
-        seen = [self._sum(nothing, self._chosen, frame) for frame in frames] if self._chosen else []
+        seen = [nothing + self._sum(self._chosen, frame.unbind(1)) for frame in frames] if self._chosen else []
         return self.model.grouping.place(hidden, len(frames), seen)
 
     def first_logits(self, hidden: Tensor) -> Tensor:
-        """[n, H] -> [n, V_0 + 1] on the CPU."""
-        return F.linear(hidden, self._output).float().cpu()
+        """[n, H] -> [n, V_0 + 1]."""
+        return self._output(hidden)
 
-    def stream_logits(self, stream: int, hidden: Tensor, frame: list[int]) -> Tensor:
-        """Logits of stream k >= 1 after the frame's earlier codes: [n, H] -> [n, V_k] on the CPU."""
+    def stream_logits(self, stream: int, hidden: Tensor, frame: Sequence[Tensor]) -> Tensor:
+        """Logits of stream k >= 1 after the frame's earlier codes, [n] each: [n, H] -> [n, V_k]."""
         for table, code in zip(self._chosen, frame, strict=False):
             hidden = hidden + table[code]
-        turn, matrix, bias = self._heads[stream - 1]
-        return F.linear(F.silu(turn(hidden)), matrix, bias).float().cpu()
+        turn, output = self._heads[stream - 1]
+        return output(F.silu(turn(hidden)))
 
     def _result(self, speech: Speech, pointer: Pointer | None) -> Generated:
         said, kept = torch.tensor(speech.frames, dtype=torch.int64).reshape(-1, self.pattern.streams), speech.kept()
@@ -236,14 +395,40 @@ class Decoder:
         return Generated(codes, speech.stopped_by or "eos", phones, quiet, finished, reads)
 
 
-def _unfolded(head: nn.Sequential) -> tuple[nn.Module, Tensor, Tensor | None]:
-    """A head's first layer, and its output as one matrix with its bias."""
+def _packed(head: nn.Sequential, weights: WeightType) -> tuple[Linear, Linear]:
+    """A head's first layer and its output."""
     turn, _, output = head
-    if isinstance(output, CodeLinear):
-        return turn, output.table.matrix().clone(), None
-    return turn, output.weight, output.bias
+    whole = (output.table.matrix(), None) if isinstance(output, CodeLinear) else (output.weight, output.bias)
+    return pack_linear(turn.weight, turn.bias, weights), pack_linear(*whole, weights)
 
 
-def _align_right(rows: Tensor, padding: Tensor) -> Tensor:
-    """Move each row's padding [n] from its end to its start."""
-    return torch.stack([row.roll(int(shift), 0) for row, shift in zip(rows, padding, strict=True)])
+def _with_nothing(table: Tensor) -> Tensor:
+    """A table with a vector of nothing at its end, for the class of EOS and for codes that are not there."""
+    return torch.cat([table, torch.zeros_like(table[:1])])
+
+
+def _used(request: Request) -> Request:
+    """The request without prompts of weight zero."""
+    prompts = list(request.prompts)
+    if len(prompts) > 1:
+        prompts = [prompt for prompt in prompts if prompt.weight > 0]
+    return Request(prompts, request.options, request.on_frame, request.on_end)
+
+
+def _rows(request: Request) -> list[Prompt]:
+    """The prompts of a sentence, with guidance those without text behind them."""
+    without = map(without_text, request.prompts) if request.options.guidance else ()
+    return [*request.prompts, *without]
+
+
+def _of_equal_rows(requests: Sequence[Request]) -> list[list[int]]:
+    """Places of requests that have as many prompts, together."""
+    groups: dict[int, list[int]] = {}
+    for place, request in enumerate(requests):
+        groups.setdefault(len(request.prompts), []).append(place)
+    return list(groups.values())
+
+
+def _identity(part: Part) -> Hashable:
+    features = None if part.text_features is None else part.text_features.tobytes()
+    return part.text_ids.tobytes(), part.codes.shape, part.codes.tobytes(), part.hidden, features

@@ -14,6 +14,7 @@ H hidden.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -126,6 +127,9 @@ class Pointer:
     unit: int = 0
     held: int = 0
 
+    def __post_init__(self) -> None:
+        self._starts = [0.0, *accumulate(self.unit_frames)]
+
     @property
     def at_end(self) -> bool:
         """Whether what is left of the text is at most a mark that nobody hears, and the unit before it was said."""
@@ -155,4 +159,4 @@ class Pointer:
         if not self.unit_frames:
             return 0.0
         usual = self.unit_frames[self.unit]
-        return float(sum(self.unit_frames[: self.unit])) + min(float(self.held), 0.9 * usual)
+        return self._starts[self.unit] + min(float(self.held), 0.9 * usual)

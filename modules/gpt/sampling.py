@@ -1,166 +1,118 @@
-"""Choosing the next code, and noticing when a model goes round in circles.
+"""Choosing the next code out of logits, for all rows of a batch at once.
 
-All of it works on one [V] float32 logit vector on the CPU, so a seed gives the same codes on every device.
+All of it is tensor operations without a look at their values, so that a step may run far ahead of who asks. Chance
+comes in as noise that each row draws from its own seed: a row says the same alone and in any company, and on every
+device.
+
+Shape letters: S rows (sentences), V classes, N past codes, k candidates.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+BLOCK = 2048
+"""Numbers of noise that a row draws at once."""
+_RETRY_SEED = 0x9E3779B97F4A7C15
+"""An odd number of many bits: seeds of neighbouring turns have nothing in common."""
 
-def penalize_repetition(logits: Tensor, recent: Sequence[int], penalty: float) -> Tensor:
+
+def penalize_repetition(logits: Tensor, recent: Tensor, penalty: float, spared: Tensor | None = None) -> Tensor:
     """Lower the logits of `recent` codes: positive ones are divided by `penalty`, negative ones multiplied
-    (Keskar et al., 2019). [V] -> [V]; penalty 1 changes nothing."""
-    if penalty == 1.0 or not len(recent):
+    (Keskar et al., 2019). Penalty 1 changes nothing.
+
+    Args:
+        logits: [S, V].
+        recent: int64 [S, N]; negative: none.
+        spared: bool [V], codes that may repeat themselves.
+    """
+    if penalty == 1.0 or recent.shape[1] == 0:
         return logits
-    seen = torch.tensor(sorted(set(recent)))
-    values = logits[seen]
-    return logits.index_copy(0, seen, torch.where(values > 0, values / penalty, values * penalty))
+    codes = recent.clamp_min(0)
+    values = logits.gather(1, codes)
+    lowered = torch.where(values > 0, values / penalty, values * penalty)
+    kept = recent < 0 if spared is None else (recent < 0) | spared[codes]
+    # A code may stand there several times, and where there is none it reads as code 0: the lowest value wins.
+    return logits.scatter_reduce(1, codes, torch.where(kept, values, lowered), "amin")
 
 
 def candidates(logits: Tensor, top_k: int, top_p: float, temperature: float) -> tuple[Tensor, Tensor]:
-    """What may be drawn: probabilities and their codes, likeliest first.
+    """What may be drawn: scores (logits over the temperature) and their codes, likeliest first, [S, k] each.
 
     The `top_k` likeliest codes (0: all), of them the fewest that hold `top_p` of the probability (1: all), at
-    least one. Temperature is applied first.
+    least one; the others have a score of minus infinity. Temperature is applied first.
     """
-    keep = top_k if 0 < top_k < len(logits) else len(logits)
+    keep = top_k if 0 < top_k < logits.shape[1] else logits.shape[1]
     # topk sorts too, but a full sort is cheaper when everything is kept.
-    values, codes = logits.topk(keep) if keep < len(logits) else logits.sort(descending=True)
+    values, codes = logits.topk(keep) if keep < logits.shape[1] else logits.sort(descending=True)
     if temperature != 1.0:
         values = values / max(temperature, 1e-4)
-    probabilities = values.softmax(0)
     if top_p < 1.0:
-        before = probabilities.cumsum(0) - probabilities  # mass of the likelier codes: the first is always kept
-        kept = max(int((before < top_p).sum()), 1)
-        probabilities, codes = probabilities[:kept], codes[:kept]
-    return probabilities, codes
+        probabilities = values.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities  # mass of the likelier codes
+        outside = before >= top_p
+        outside[:, 0] = False
+        values = values.masked_fill(outside, float("-inf"))
+    return values, codes
 
 
 def draw(
-    logits: Tensor,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    temperature: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> int:
-    """Draw one code from [V] logits; top_k = 1 or temperature = 0 is the argmax."""
-    if top_k == 1 or temperature == 0:
-        return int(logits.argmax())
-    probabilities, codes = candidates(logits, top_k, top_p, temperature)
-    return int(codes[torch.multinomial(probabilities, 1, generator=generator)])
+    logits: Tensor, top_k: int, top_p: float, temperature: float, noise: "RowNoise | None" = None
+) -> Tensor:  # fmt: skip
+    """Draw one code a row from logits [S, V] -> int64 [S]; top_k = 1, temperature = 0 or no noise is the argmax.
+
+    The largest score plus Gumbel noise is a draw from their distribution (Gumbel, 1954; Maddison et al., 2014).
+    """
+    if top_k == 1 or temperature == 0 or noise is None:
+        return logits.argmax(-1)
+    if top_k == 0 and top_p >= 1.0:
+        return (logits / max(temperature, 1e-4) + noise.take(logits.shape[1])).argmax(-1)
+    scores, codes = candidates(logits, top_k, top_p, temperature)
+    chosen = (scores + noise.take(scores.shape[1])).argmax(-1, keepdim=True)
+    return codes.gather(1, chosen)[:, 0]
 
 
-def is_overused(code: int, history: Sequence[int], window: int, threshold: float) -> bool:
-    """Whether more than `threshold` of the last `window` codes are `code` (VALL-E 2, Chen et al. 2024, sec. 3.2)."""
-    return window > 0 and sum(past == code for past in history[-window:]) > threshold * window
+def is_overused(codes: Tensor, history: Tensor, window: int, threshold: float) -> Tensor:
+    """Whether more than `threshold` of the last `window` of the history [S, N] are the code [S] (VALL-E 2, Chen et al.
+    2024, sec. 3.2), bool [S]."""
+    return (history[:, -window:] == codes[:, None]).sum(1) > threshold * window
 
 
-@dataclass(frozen=True)
-class Quiet:
-    """What silence is: the phone of a pause where a model says phones, else content codes that stand for it."""
-
-    codes: frozenset[int] = frozenset()
-    phone: int | None = None
-
-    def holds(self, code: int, phone: int | None = None) -> bool:
-        """Whether a frame of this content, and of this phone where it is known, is silence."""
-        if phone is None or self.phone is None:
-            return code in self.codes
-        return phone == self.phone
-
-
-class LoopDetector:
-    """Tells when the codes repeat a short pattern longer than speech ever does.
-
-    For every period p it counts how many codes in a row equal the code p before. A pattern counts as a loop after
-    `repeats` more rounds and at least `frames` codes; a run of `quiet` codes may be `quiet_factor` times as long.
+class RowNoise:
+    """Gumbel noise of several rows, each from its own seed.
 
     Args:
-        max_period: longest pattern that is watched, frames.
-        repeats: rounds after the first.
-        frames: fewest repeated frames (25 are a second at 25 Hz).
-        quiet: codes that stand for silence.
-        quiet_factor: how much longer silence may last.
+        seeds: one for each row; None draws one.
+        device: where the noise is wanted; it is drawn on the CPU, the same for every device.
     """
 
-    def __init__(
-        self,
-        max_period: int = 32,
-        repeats: int = 4,
-        frames: int = 20,
-        quiet: Iterable[int] = (),
-        quiet_factor: int = 4,
-    ):
-        periods = np.arange(1, max_period + 1)
-        self._limits = np.maximum(repeats * periods, frames)
-        self._runs = np.zeros(max_period, np.int64)
-        self._past = np.full(max_period, -1, np.int64)  # past[p - 1] is the code p frames ago
-        self._quiet = frozenset(quiet)
-        self._quiet_factor = quiet_factor
-        self.period = 0
-        self.length = 0
+    def __init__(self, seeds: Sequence[int | None], device: torch.device = torch.device("cpu")):
+        seeds = [int(torch.Generator().seed()) if seed is None else seed for seed in seeds]
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._seeds = seeds
+        self._device = device
+        self._block, self._used = torch.zeros(len(seeds), 0), 0
 
-    def update(self, code: int, quiet: bool | None = None) -> bool:
-        """Take the next code; True when a loop is certain. Then `period` and `length` (repeated frames) tell which.
-        `quiet` says whether it is silence, for those who know better than by the code."""
-        quiet = code in self._quiet if quiet is None else quiet
-        matches = self._past == code
-        self._runs = np.where(matches, self._runs + 1, 0)
-        self._past[1:] = self._past[:-1]
-        self._past[0] = code
-        limits = self._limits * self._quiet_factor if quiet else self._limits
-        over = np.flatnonzero(self._runs >= limits)
-        if not len(over):
-            return False
-        self.period = int(over[0]) + 1
-        self.length = int(self._runs[over[0]])
-        return True
+    def take(self, count: int) -> Tensor:
+        """The next numbers of every row, [S, count]."""
+        if self._used + count > self._block.shape[1]:
+            self._block = self._drawn(self._generators, max(BLOCK, count))
+            self._used = 0
+        self._used += count
+        return self._block[:, self._used - count : self._used]
 
+    def again(self, turn: int, count: int) -> Tensor:
+        """Numbers for drawing again at turn `turn`, [S, count]. They follow from the turn alone, so that it does not
+        matter who drew again before."""
+        seeds = [(seed + turn * _RETRY_SEED) % 2**63 for seed in self._seeds]
+        return self._drawn([torch.Generator().manual_seed(seed) for seed in seeds], count)
 
-class PhoneLoops:
-    """Tells when phones go round in circles or one of them never ends, however long each of them is held.
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+        self._generators, self._seeds = ([of[row] for row in rows] for of in (self._generators, self._seeds))
+        self._block = self._block[list(rows)]
 
-    Phones are compared run by run, so that another rhythm does not hide a loop. Nobody says the same word seven times
-    in a row by chance; laughter and drum beats stay below the bounds.
-
-    Args:
-        pause: the phone of a pause, which only separates; None: there is none.
-        longest: most frames of one phone.
-        max_period: longest pattern that is watched, phones.
-        repeats: rounds after the first.
-        phones: fewest repeated phones.
-    """
-
-    def __init__(self, pause: int | None, longest: int = 40, max_period: int = 16, repeats: int = 6, phones: int = 20):
-        periods = np.arange(1, max_period + 1)
-        self._limits = np.maximum(repeats * periods, phones)
-        self._runs = np.zeros(max_period, np.int64)
-        self._past = np.full(max_period, -1, np.int64)  # past[p - 1] is the phone p runs ago
-        self._starts: list[int] = []
-        self._pause, self._longest = pause, longest
-        self._last = self._frame = -1
-        self.length = 0
-
-    def update(self, phone: int) -> bool:
-        """Take the phone of the next frame; True when a loop is certain. Then `length` tells its frames, those of the
-        first round or of a phone's usual length left out."""
-        self._frame += 1
-        begins, self._last = phone != self._last, phone
-        if phone == self._pause:
-            return False
-        if begins:
-            self._starts.append(self._frame)
-            self._runs = np.where(self._past == phone, self._runs + 1, 0)
-            self._past[1:] = self._past[:-1]
-            self._past[0] = phone
-            over = np.flatnonzero(self._runs >= self._limits)
-            if len(over):
-                self.length = self._frame + 1 - self._starts[-int(self._runs[over[0]])]
-                return True
-        held = self._frame + 1 - self._starts[-1]
-        self.length = held - self._longest // 4
-        return held >= self._longest
+    def _drawn(self, generators: Sequence[torch.Generator], count: int) -> Tensor:
+        uniform = torch.stack([torch.rand(count, generator=generator) for generator in generators])
+        return uniform.clamp_(1e-20, 1 - 1e-7).log_().neg_().log_().neg_().to(self._device)

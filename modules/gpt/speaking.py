@@ -2,10 +2,10 @@
 
 Whatever the pattern, callers count in frames.
 
-Shape letters: n rows, K codebooks, G frames of a step, W = G * K places of a step, H hidden.
+Shape letters: S sentences, n rows, K codebooks, G frames of a step, W = G * K places of a step, H hidden.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -19,13 +19,13 @@ __all__ = ["DelayWriter", "GroupWriter", "Speech", "StoppedBy", "Writer", "write
 
 
 class Speech:
-    """Frames so far, and why there are no more.
+    """Frames of a sentence so far, and why there are no more.
 
     Args:
         limit: most frames.
-        tokens: which streams of a frame are those of the tokens.
         watch: notices what goes wrong; None: nobody looks.
         on_frame: see `Decoder.generate`.
+        tokens: which streams of a frame are those of the tokens.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Speech:
         self.frames: list[list[int]] = []
         self.content: list[int] = []
         self.stopped_by: StoppedBy | None = None
+        self.complete = False
         self._left_out: set[int] = set()
 
     def add_content(self, code: int | None, phone: int | None = None) -> None:
@@ -57,9 +58,10 @@ class Speech:
             self.stopped_by = "limit"
 
     def add_frame(self, frame: list[int]) -> None:
-        """The next frame is complete."""
+        """The next frame is complete; its content is known already, and so is whether it counts."""
+        place = len(self.frames)
         self.frames.append(frame)
-        if self.on_frame is not None:
+        if self.on_frame is not None and place < len(self.content) and place not in self._left_out:
             self.on_frame(len(self.frames), torch.tensor(frame[self._tokens]))
 
     def kept(self) -> list[int]:
@@ -69,63 +71,100 @@ class Speech:
 
 
 class Writer(Protocol):
-    """Makes a step of every hidden state."""
+    """Makes a step of every hidden state, for all sentences; a sentence that has come to its end is `complete`."""
 
-    def write(self, hidden: Tensor) -> list[int] | None:
-        """hidden [n, H] -> the step [W] that was drawn from it; None when there is nothing more to say."""
+    def write(self, hidden: Tensor) -> Tensor:
+        """hidden [n, H] -> the steps [S, W] that were drawn from it. Those of complete sentences mean nothing."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these sentences alone."""
 
 
 class GroupWriter:
     """Whole frames, G a step."""
 
-    def __init__(self, chooser: FrameChooser, speech: Speech):
-        self.chooser, self.speech = chooser, speech
+    def __init__(self, chooser: FrameChooser, speeches: Sequence[Speech]):
+        self.chooser, self.speeches = chooser, list(speeches)
 
-    def write(self, hidden: Tensor) -> list[int] | None:
+    def keep(self, rows: Sequence[int]) -> None:
         """See `Writer`."""
-        heads, speech, step = self.chooser.heads, self.speech, []
+        self.chooser.keep(rows)
+        self.speeches = [self.speeches[row] for row in rows]
+
+    def write(self, hidden: Tensor) -> Tensor:
+        """See `Writer`."""
+        heads, chooser, step = self.chooser.heads, self.chooser, []
         for _ in range(heads.pattern.group_size):
-            frame = self.chooser.frame(heads.place(hidden, step), speech.content)
-            if frame is not None:
-                speech.add_frame(frame)
-                step.append(frame)
-            if frame is None:
-                speech.add_content(None)
-            else:
-                speech.add_content(frame[heads.pattern.content], frame[0] if heads.pattern.phones else None)
-            if speech.stopped_by is not None:
-                return None
-        return [code for frame in step for code in frame]
+            ending = [chooser.must_end(row) for row in range(len(self.speeches))]
+            rows = [frame.repeat_interleave(len(hidden) // len(frame), 0) for frame in step]
+            frames = chooser.frame(heads.place(hidden, rows))
+            step.append(frames)
+            for row, frame in enumerate(frames.tolist()):
+                self._take(row, None if ending[row] or frame[0] == heads.pattern.end_code else frame)
+            if all(speech.complete for speech in self.speeches):
+                break
+        return torch.cat(step, 1)
+
+    def _take(self, row: int, frame: list[int] | None) -> None:
+        speech, pattern = self.speeches[row], self.chooser.heads.pattern
+        if speech.complete:
+            return
+        if frame is None:
+            speech.add_content(None)
+        else:
+            if self.chooser.pointers is not None:
+                self.chooser.pointers[row].advance(frame[-1])
+            speech.add_content(frame[pattern.content], frame[0] if pattern.phones else None)
+            speech.add_frame(frame)
+        speech.complete = speech.stopped_by is not None
 
 
 class DelayWriter:
     """Stream k of a frame is drawn k steps after its content. After the last content the other streams follow."""
 
-    def __init__(self, chooser: FrameChooser, speech: Speech):
-        self.chooser, self.speech = chooser, speech
+    def __init__(self, chooser: FrameChooser, speeches: Sequence[Speech]):
+        self.chooser, self.speeches = chooser, list(speeches)
         self.streams = chooser.heads.pattern.streams
-        self._begun: list[list[int]] = []
+        self._begun: list[list[list[int]]] = [[] for _ in speeches]
 
-    def write(self, hidden: Tensor) -> list[int] | None:
+    def keep(self, rows: Sequence[int]) -> None:
         """See `Writer`."""
-        speech, step = self.speech, [IGNORED] * self.streams
-        older = list(self._begun)
+        self.chooser.keep(rows)
+        self.speeches, self._begun = ([of[row] for row in rows] for of in (self.speeches, self._begun))
+
+    def write(self, hidden: Tensor) -> Tensor:
+        """See `Writer`."""
+        chooser = self.chooser
+        drawn = [chooser.first(hidden), *(chooser.stream(k, hidden, ()) for k in range(1, self.streams))]
+        steps = torch.stack(drawn, 1).tolist()
+        for row, step in enumerate(steps):
+            self._take(row, step)
+        return torch.tensor(steps, device=hidden.device)
+
+    def _take(self, row: int, step: list[int]) -> None:
+        """Give a sentence what was drawn for it, and empty the places of the step that nothing belongs to."""
+        speech, begun = self.speeches[row], self._begun[row]
+        older = list(begun)
         if speech.stopped_by is None:
-            code = self.chooser.first(hidden, speech.content)
+            code = None if step[0] == self.chooser.heads.pattern.end_code else step[0]
             speech.add_content(code)
             if code is not None:
-                self._begun.append([code])
-                step[0] = code
+                begun.append([code])
+            else:
+                step[0] = IGNORED
+        else:
+            step[0] = IGNORED
+        due = {len(frame) for frame in older}
         for frame in older:
-            stream = len(frame)
-            step[stream] = self.chooser.stream(stream, hidden, frame)
-            frame.append(step[stream])
-        while self._begun and len(self._begun[0]) == self.streams:
-            speech.add_frame(self._begun.pop(0))
-        ended = speech.stopped_by == "guard" or (speech.stopped_by is not None and not self._begun)
-        return None if ended else step
+            frame.append(step[len(frame)])
+        for stream in range(1, self.streams):
+            if stream not in due:
+                step[stream] = IGNORED
+        while begun and len(begun[0]) == self.streams:
+            speech.add_frame(begun.pop(0))
+        speech.complete = speech.stopped_by == "guard" or (speech.stopped_by is not None and not begun)
 
 
-def writer_of(chooser: FrameChooser, speech: Speech) -> Writer:
+def writer_of(chooser: FrameChooser, speeches: Sequence[Speech]) -> Writer:
     """The writer of the model's pattern."""
-    return (DelayWriter if chooser.heads.pattern.lag else GroupWriter)(chooser, speech)
+    return (DelayWriter if chooser.heads.pattern.lag else GroupWriter)(chooser, speeches)

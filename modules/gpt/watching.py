@@ -6,8 +6,8 @@ None of it draws anything: speech that nothing is wrong with is the same with an
 from typing import Literal, NamedTuple
 
 from modules.gpt.choosing import DecodeOptions
+from modules.gpt.loops import LoopDetector, PhoneLoops, Quiet
 from modules.gpt.reading import Pointer
-from modules.gpt.sampling import LoopDetector, PhoneLoops, Quiet
 
 StoppedBy = Literal["eos", "limit", "guard"]
 

@@ -7,7 +7,7 @@ Shapes: S samples.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,18 +60,33 @@ def judged(attempt: Attempt, lengths: Lengths, alarms: tuple[Alarm, ...]) -> Att
     return Attempt(generated, attempt.seed, attempt.raw, alarms, cost)
 
 
-def keep_best(attempt: Callable[[int], Attempt], seed: int) -> tuple[Attempt, int]:
-    """Try with `seed` and, as long as something is wrong, `RETRIES` times with others that follow from it.
+def keep_best(
+    attempt: Callable[[Sequence[int], Sequence[int]], Sequence[Attempt]], seeds: Sequence[int]
+) -> list[tuple[Attempt, int]]:
+    """Try every sentence with its seed and, as long as something is wrong with it, `RETRIES` times with others that
+    follow from it.
+
+    Args:
+        attempt: tries the sentences of these numbers with these seeds.
+        seeds: one for each sentence.
 
     Returns:
-        The first attempt without an alarm, else the cheapest; and how often it was tried again.
+        Of each sentence the first attempt without an alarm, else the cheapest; and how often it was tried again.
     """
-    tries: list[Attempt] = []
+    tries: list[list[Attempt]] = [[] for _ in seeds]
     for number in range(RETRIES + 1):
-        tries.append(attempt((seed + 7_919 * number) % MAX_SEED))
-        if not tries[-1].alarms:
-            return tries[-1], number
-    return min(tries, key=lambda tried: tried.cost), RETRIES
+        wrong = [i for i, tried in enumerate(tries) if not tried or tried[-1].alarms]
+        if not wrong:
+            break
+        for i, tried in zip(wrong, attempt(wrong, [retry_seed(seeds[i], number) for i in wrong]), strict=True):
+            tries[i].append(tried)
+    kept = [tried[-1] if not tried[-1].alarms else min(tried, key=lambda one: one.cost) for tried in tries]
+    return [(best, len(tried) - 1) for best, tried in zip(kept, tries, strict=True)]
+
+
+def retry_seed(seed: int, number: int) -> int:
+    """The seed of try `number`, from 0."""
+    return (seed + 7_919 * number) % MAX_SEED
 
 
 def code_alarms(generated: Generated, lengths: Lengths, pitched: bool = False) -> tuple[Alarm, ...]:

@@ -118,6 +118,22 @@ class Segment:
         return {**told, "retries": self.retries, "seed": self.seed}
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of sound of a synthesis that is under way.
+
+    Args:
+        index: of the sentence, from 0, of `total`.
+        wav: float32 [S]; the pause before a sentence is part of its first chunk.
+        segment: the sentence, on its last chunk.
+    """
+
+    index: int
+    total: int
+    wav: np.ndarray
+    segment: Segment | None = None
+
+
 def _check_number(name: str, value: Any, low: float, high: float) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not low <= value <= high:

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
@@ -20,12 +20,14 @@ from modules.gpt.decode import Decoder
 from modules.gpt.model import SpeechGPT, load_gpt
 from modules.hub.needs import needed_models
 from modules.paths import PRETRAINED_MODELS
+from modules.precision import Precision
+from modules.runtime import bf16_supported
 from modules.speech.building import S3_FILE, load_speech
 from modules.speech.contract import SpeechTokens
 from modules.speech.grouped import load_quantizer, quantizer_hash
 from modules.speech.grouped_tokenizer import GroupedTokenizer
 from modules.text.building import load_text
-from modules.text.encoder import Precision
+from modules.text.encoder import Precision as TextPrecision
 from modules.text.front import TextFrontEnd
 from modules.vits2.model import VITS2, load_vits2
 
@@ -81,10 +83,11 @@ def load_parts(
     vits2: Path | None = None,
     *,
     encoders: Path | None = None,
-    text_precision: Precision = "float32",
+    text_precision: TextPrecision = "float32",
     with_gpt: bool = True,
     preset: Preset | None = None,
     like: Parts | None = None,
+    precision: Precision = "float32",
 ) -> Parts:
     """Read a model folder.
 
@@ -97,10 +100,13 @@ def load_parts(
         preset: instead of the folder's own.
         like: what was read before. Where it came from the same places it lends what reads text and the speech encoder,
             which may be gigabytes.
+        precision: of the language model's weights while it speaks, see `modules.gpt.engines`; for the decoder's see
+            `decoder_precision`.
 
     Raises:
         UserError: preset_not_trained, model_incomplete, weights_unreadable, weights_wrong_stage, gpt_weights_wrong,
-            weights_do_not_fit, features_missing, quantizer_differs; what the loaders of the encoders raise.
+            weights_do_not_fit, features_missing, quantizer_differs, precision_unknown, precision_unsupported; what the
+            loaders of the encoders raise.
     """
     folder = Path(folder)
     preset = preset or preset_of(folder)
@@ -111,7 +117,9 @@ def load_parts(
         del files["gpt"]
     _check_present(folder, files)
     language_model = _read(load_gpt, files["gpt"]) if with_gpt else None
-    decoder = _read(functools.partial(load_vits2, speaking=True), files["vits2"])
+    decoder = _read(
+        functools.partial(load_vits2, speaking=True, precision=decoder_precision(precision, device)), files["vits2"]
+    )
     _check_text(files["vits2"], decoder.text_config, preset.text)
     if language_model is not None:
         _check_text(files["gpt"], language_model.text_config, preset.text)
@@ -135,7 +143,7 @@ def load_parts(
     _check_fit(files["vits2"], "samples per second", decoder.audio.sample_rate, preset.audio.sample_rate)
     if language_model is not None:
         _check_quantizer(files, language_model, decoder)
-    parts = assemble(preset, text, speech, language_model, decoder, device, files)
+    parts = assemble(preset, text, speech, language_model, decoder, device, files, precision)
     return replace(parts, encoded_by=encoded_by)
 
 
@@ -147,6 +155,7 @@ def assemble(
     decoder: VITS2,
     device: torch.device,
     files: dict[str, Path],
+    precision: Precision = "float32",
 ) -> Parts:
     """Put parts that fit together on a device, ready to speak."""
     speech, speaking = speech.to(device), None
@@ -154,8 +163,14 @@ def assemble(
         language_model = language_model.to(device).eval()
         if language_model.vector_dim is not None:
             language_model.set_vectors(speech.vectors)
-        speaking = Decoder(language_model)
+        speaking = Decoder(language_model, precision)
     return Parts(preset, text, speech, speaking, decoder.to(device).eval(), device, files)
+
+
+def decoder_precision(precision: Precision, device: torch.device) -> Literal["float32", "bf16"]:
+    """What a precision means for the decoder: its sound bears bf16, where a processor computes in that; no integers."""
+    quicker = precision != "float32" and device.type == "cpu" and bf16_supported(device)
+    return "bf16" if quicker else "float32"
 
 
 def _encoders_for(folder: Path, preset: Preset) -> Path:

@@ -6,8 +6,8 @@ Shapes: S samples, T frames of speech tokens, K codebooks, U text units.
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -19,47 +19,39 @@ from modules.audio.pitch import track_f0
 from modules.audio.resample import resample
 from modules.config import Preset
 from modules.errors import Stopped
-from modules.gpt.decode import DecodeOptions, Prompt, PromptReference, build_prompts
-from modules.gpt.sequence import part_length
+from modules.gpt.decode import Request
 from modules.inference import finishing
 from modules.inference.attempts import RETRIES, Attempt, code_alarms, judged, keep_best, sound_alarms
-from modules.inference.lengths import LONGEST_SECONDS, SHORTEST_SECONDS, Lengths, expect_lengths
-from modules.inference.options import MAX_SEED, Progress, Segment, SpeakOptions
+from modules.inference.options import MAX_SEED, Chunk, Progress, Segment, SpeakOptions
 from modules.inference.parts import Parts, load_parts
+from modules.inference.sentences import (
+    UNVOICED_MEDIAN_HZ,
+    Features,
+    Sentence,
+    Timbre,
+    Written,
+    decode_options,
+    features_of,
+    make_sentence,
+    write,
+)
+from modules.inference.sounding import sounds
+from modules.inference.streaming import LiveSpeech
+from modules.inference.telling import ProgressCallback, StopCallback, Told
 from modules.inference.voice import Reference, Voice
 from modules.paths import PRETRAINED_MODELS
+from modules.precision import Precision
 from modules.runtime import pick_device
 from modules.speech.prosody import F0_FRAME_RATE_HZ, median_f0
-from modules.text.encoder import Precision
+from modules.text.encoder import Precision as TextPrecision
 from modules.text.sentences import split_text
 from modules.text.spoken import spoken_text
 
-__all__ = ["RETRIES", "Progress", "Segment", "SpeakOptions", "Synthesizer"]
+__all__ = ["RETRIES", "Chunk", "Progress", "Segment", "SpeakOptions", "Synthesizer"]
 
 CACHED_REFERENCES = 32
-UNVOICED_MEDIAN_HZ = 150.0
-"""Pitch of a voice that was only heard whispering."""
-TAIL_SECONDS = 0.3
-"""Silence after the text that ends a sentence."""
-PAUSE_SECONDS = 0.8
-"""Longest pause inside a sentence: of 100 recordings one has a longer one."""
-
-ProgressCallback = Callable[[Progress], None]
-StopCallback = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class Features:
-    """What is computed once for a reference: codes [T, K], style [1, D], median pitch (0 if never voiced), text ids,
-    and features [U, F] of the text for models that read them."""
-
-    codes: Tensor
-    style: Tensor
-    median_hz: float
-    text_ids: tuple[int, ...]
-    seconds: float
-    text: str
-    text_features: np.ndarray | None = None
+MOST_TOGETHER = 8
+"""Sentences that are spoken as one batch."""
 
 
 class Synthesizer:
@@ -73,6 +65,7 @@ class Synthesizer:
         self.preset: Preset = parts.preset
         self.device = parts.device
         self.sample_rate: int = parts.vits2.audio.sample_rate
+        self.weights = parts.gpt.weights if parts.gpt is not None else "float32"
         self.used_seed: int | None = None
         self._parts = parts
         self._features: OrderedDict[str, Features] = OrderedDict()
@@ -87,7 +80,8 @@ class Synthesizer:
         device: str = "auto",
         gpt: Path | None = None,
         vits2: Path | None = None,
-        text_precision: Precision = "float32",
+        text_precision: TextPrecision = "float32",
+        precision: Precision = "auto",
         encoders: Path | None = None,
         preset: Preset | None = None,
     ) -> "Synthesizer":
@@ -97,6 +91,7 @@ class Synthesizer:
             UserError: what `load_parts` and `pick_device` raise.
         """
         more = {"encoders": encoders, "text_precision": text_precision, "preset": preset}
+        more |= {"precision": precision}
         return cls(load_parts(Path(folder), pick_device(device), gpt, vits2, **more))
 
     @property
@@ -129,12 +124,40 @@ class Synthesizer:
         self.used_seed = seed
         return self._speak(voice, sentences, options, seed, on_progress, should_stop)
 
+    def stream(
+        self,
+        voice: Voice,
+        text: str,
+        options: SpeakOptions = SpeakOptions(),
+        *,
+        on_progress: ProgressCallback | None = None,
+        should_stop: StopCallback | None = None,
+    ) -> Iterator[Chunk]:
+        """Speak a text and hand its sound out while it comes into being; arguments and errors are those of `speak`.
+
+        Chunks joined are what `join` makes of their segments. The codes are those of `speak`, but a sentence whose
+        beginning has left is not spoken again; the sound is that of `speak` but for its level, which cannot wait for
+        the sentence's end (see `modules.inference.live_finishing`), and for seams within `vits2.streaming`'s tolerance.
+        """
+        texts = split_text(text, options.cut)
+        seed = secrets.randbelow(MAX_SEED) if options.seed is None else int(options.seed)
+        self.used_seed = seed
+        return self._stream(voice, texts, options, seed, Told(len(texts), on_progress, should_stop))
+
+    def _stream(
+        self, voice: Voice, texts: list[str], options: SpeakOptions, seed: int, told: Told
+    ) -> Iterator[Chunk]:  # fmt: skip
+        timbre, references = self._timbre(voice, options), self._prompt_references(voice, options)
+        seeds = [sentence_seed(seed, i) for i in range(len(texts))]
+        yield from LiveSpeech(self._parts, texts, references, timbre, options, seeds, told).chunks()
+
     def render(self, voice: Voice, segments: Sequence[Segment], options: SpeakOptions) -> Iterator[Segment]:
         """Decode the codes of segments again, with another speed or timbre (the frozen way). With the voice and
         options of the original it gives the same samples."""
-        style, median_hz = self._timbre(voice, options)
+        timbre = self._timbre(voice, options)
         for segment in segments:
-            raw = self._sound(segment.codes, segment.text, style, median_hz, options, segment.seed)
+            written = write(self._parts, segment.text)
+            (raw,) = self._sounds([(segment.codes, written, segment.seed)], timbre, options)
             wav = finishing.finish(raw, self.sample_rate)
             yield replace(segment, wav=wav, seconds=len(wav) / self.sample_rate, **finishing.raw_levels(raw))
 
@@ -145,177 +168,125 @@ class Synthesizer:
     def _speak(
         self,
         voice: Voice,
-        sentences: list[str],
+        texts: list[str],
         options: SpeakOptions,
         seed: int,
         on_progress: ProgressCallback | None,
         should_stop: StopCallback | None,
     ) -> Iterator[Segment]:
-        style, median_hz = self._timbre(voice, options)
-        total, seconds_done = len(sentences), 0.0
-        for index, sentence in enumerate(sentences):
-
-            def on_frame(frames: int, codes: Tensor | None, index: int = index, done: float = seconds_done) -> None:
-                if on_progress is not None:
-                    on_progress(Progress(index + 1, total, frames, done))
-
-            sentence_seed = (seed + 1_000_003 * index) % MAX_SEED
+        timbre, told = self._timbre(voice, options), Told(len(texts), on_progress, should_stop)
+        references = self._prompt_references(voice, options)
+        done = 0
+        for size in batch_sizes(len(texts)):
+            batch = list(range(done, done + size))
+            done += size
             try:
-                if should_stop is not None and should_stop():
-                    return
-                on_frame(0, None)
-                attempt = self._attempts(voice, sentence, style, median_hz, options, on_frame, should_stop)
-                guarded = options.guards and not options.forced_seconds
-                best, retries = keep_best(attempt, sentence_seed) if guarded else (attempt(sentence_seed), 0)
+                told.begin(batch[0])
+                sentences = [make_sentence(self._parts, texts[i], references, options) for i in batch]
+                seeds = [sentence_seed(seed, i) for i in batch]
+                for i, (best, retries) in zip(
+                    batch, self._best(sentences, seeds, timbre, options, told, batch[0]), strict=True
+                ):
+                    told.check()
+                    wav = finishing.finish(best.raw, self.sample_rate)
+                    segment = self._segment(i, len(texts), texts[i], wav, best, retries)
+                    told.add(segment)
+                    yield segment
             except Stopped:
                 return
-            codes, raw = best.generated.codes, best.raw
-            if raw is None:
-                raw = self._sound(codes, sentence, style, median_hz, options, best.seed)
-            wav = finishing.finish(raw, self.sample_rate)
-            seconds = len(wav) / self.sample_rate
-            seconds_done += seconds
-            stopped_by = best.generated.stopped_by
-            levels = finishing.raw_levels(raw)
-            yield Segment(index, total, sentence, wav, seconds, stopped_by, codes, best.seed, retries, **levels)
+
+    def _best(
+        self,
+        sentences: Sequence[Sentence],
+        seeds: Sequence[int],
+        timbre: Timbre,
+        options: SpeakOptions,
+        told: "Told",
+        first: int,
+    ) -> list[tuple[Attempt, int]]:
+        """Of each sentence the best attempt, with its raw sound, and how often it was tried again."""
+
+        def attempt(which: Sequence[int], seeds: Sequence[int]) -> list[Attempt]:
+            return self._attempts([sentences[i] for i in which], seeds, timbre, options, told, first)
+
+        if options.guards and not options.forced_seconds:
+            kept = keep_best(attempt, seeds)
+        else:
+            kept = [(tried, 0) for tried in attempt(range(len(sentences)), seeds)]
+        silent = [i for i, (best, _) in enumerate(kept) if best.raw is None]
+        if silent:
+            raws = self._sounds(
+                [(kept[i][0].generated.codes, sentences[i].written, kept[i][0].seed) for i in silent], timbre, options
+            )
+            for i, raw in zip(silent, raws, strict=True):
+                kept[i] = (replace(kept[i][0], raw=raw), kept[i][1])
+        return kept
 
     def _attempts(
         self,
-        voice: Voice,
-        sentence: str,
-        style: Tensor,
-        median_hz: float,
+        sentences: Sequence[Sentence],
+        seeds: Sequence[int],
+        timbre: Timbre,
         options: SpeakOptions,
-        on_frame: Callable[[int, Tensor], None],
-        should_stop: StopCallback | None,
-    ) -> Callable[[int], Attempt]:
-        """What speaks the sentence with a seed, and tells what is wrong with it."""
-        text, rate = spoken_text(sentence), self._parts.speech.frame_rate
-        text_ids, text_features = self._parts.text.encode(text), self._text_features(text)
-        references = self._prompt_references(voice, options)
-        lengths = self._lengths(text, text_ids, references, options)
-        prompts = self._prompts(references, text_ids, text_features, lengths.expected, lengths.most)
-        # A voice that was only heard whispering may go on so.
-        pitched = bool(self._parts.vits2.prosody_levels) and median_hz != UNVOICED_MEDIAN_HZ
-
-        def attempt(seed: int) -> Attempt:
-            decode_options = self._decode_options(options, lengths, seed)
-            generated = self._parts.gpt.generate(
-                prompts, options=decode_options, should_stop=should_stop, on_frame=on_frame
+        told: "Told",
+        first: int,
+    ) -> list[Attempt]:
+        """Each sentence spoken with its seed, and what is wrong with it. What failed by its codes has no sound."""
+        rate, guarded = self._parts.speech.frame_rate, options.guards and not options.forced_seconds
+        requests = [
+            Request(
+                sentence.prompts,
+                decode_options(options, sentence.lengths, seed, rate),
+                told.frames_of(first) if i == 0 else None,
             )
-            if should_stop is not None and should_stop():
-                raise Stopped
-            tried = Attempt(generated, seed)
-            if alarms := code_alarms(generated, lengths, pitched):
-                return judged(tried, lengths, alarms)
-            raw = self._sound(generated.codes, sentence, style, median_hz, options, seed)
-            least = lengths.low / rate / options.speed
-            return judged(Attempt(generated, seed, raw), lengths, sound_alarms(raw, self.sample_rate, least))
+            for i, (sentence, seed) in enumerate(zip(sentences, seeds, strict=True))
+        ]
+        said = self._parts.gpt.generate_batch(requests, should_stop=told.should_stop)
+        told.check()
+        tries = [Attempt(generated, seed) for generated, seed in zip(said, seeds, strict=True)]
+        if not guarded:
+            return tries
+        pitched = bool(self._parts.vits2.prosody_levels) and timbre.is_pitched
+        alarms = [code_alarms(t.generated, s.lengths, pitched) for t, s in zip(tries, sentences, strict=True)]
+        sound = [i for i, found in enumerate(alarms) if not found]
+        raws = self._sounds([(said[i].codes, sentences[i].written, seeds[i]) for i in sound], timbre, options)
+        for i, raw in zip(sound, raws, strict=True):
+            least = sentences[i].lengths.low / rate / options.speed
+            tries[i], alarms[i] = replace(tries[i], raw=raw), sound_alarms(raw, self.sample_rate, least)
+        return [judged(t, s.lengths, found) for t, s, found in zip(tries, sentences, alarms, strict=True)]
 
-        return attempt
+    def _sounds(
+        self, said: Sequence[tuple[Tensor, Written, int]], timbre: Timbre, options: SpeakOptions
+    ) -> list[np.ndarray]:
+        """Codes, text and seed of sentences to raw sounds float32 [S]."""
+        if not said:
+            return []
+        codes, texts, seeds = zip(*said, strict=True)
+        return sounds(self._parts, codes, texts, timbre, options, seeds)
+
+    def _segment(self, index: int, total: int, text: str, wav: np.ndarray, best: Attempt, retries: int) -> Segment:
+        levels = finishing.raw_levels(best.raw)
+        seconds, generated = len(wav) / self.sample_rate, best.generated
+        return Segment(
+            index, total, text, wav, seconds, generated.stopped_by, generated.codes, best.seed, retries, **levels
+        )
 
     def _prompt_references(self, voice: Voice, options: SpeakOptions) -> list[tuple[Features, float]]:
         """References whose words are known, with weights; they stand in the language model's prompt."""
         used = voice.references if options.fuse_gpt else (voice.heaviest,)
         return [(self._features_of(r), r.weight) for r in used if r.text]
 
-    def _text_features(self, text: str) -> np.ndarray | None:
-        """Features [U, F] of a text for models that read them."""
-        found = self._parts.text.features([text])
-        return found[0] if found is not None else None
-
-    def _prompts(
-        self,
-        references: list[tuple[Features, float]],
-        text_ids: list[int],
-        text_features: np.ndarray | None,
-        expected: float,
-        longest: int,
-    ) -> list[Prompt]:
-        """Prompts that leave room for a sentence of `longest` frames; the lightest references are left out first."""
-        model = self._parts.gpt.model
-        pattern = model.pattern
-        longest, usual = pattern.steps(longest), pattern.steps(int(1.3 * expected))
-        # No position beyond those seen in training, if known; the heaviest reference may go to the model's limit.
-        capacity = model.config.max_positions - len(text_ids) - longest - 8
-        trained = int(model.statistics.get("max_length", model.config.max_positions))
-        room = min(capacity, trained - len(text_ids) - usual)
-        kept: list[PromptReference] = []
-        for features, weight in sorted(references, key=lambda pair: -pair[1]):
-            length = part_length(len(features.text_ids), len(features.codes), pattern)
-            if length <= (room if kept else capacity):
-                kept.insert(0, PromptReference(features.text_ids, features.codes, weight, features.text_features))
-                room, capacity = room - length, capacity - length
-        streams = len(self._parts.speech.codebook_sizes)
-        return build_prompts(kept, text_ids, streams, text_features=text_features)
-
-    def _lengths(
-        self, text: str, text_ids: list[int], references: list[tuple[Features, float]], options: SpeakOptions
-    ) -> Lengths:
-        """Frames that the sentence should and may take."""
-        rate = self._parts.speech.frame_rate
-        spoken = [(f.text, f.text_ids, len(f.codes), weight) for f, weight in references]
-        lengths = expect_lengths(text, text_ids, spoken, self._parts.gpt.model, rate)
-        if options.forced_seconds:
-            return lengths.forced(max(1, round(options.forced_seconds * rate)))
-        return lengths
-
-    def _decode_options(self, options: SpeakOptions, lengths: Lengths, seed: int) -> DecodeOptions:
-        rate = self._parts.speech.frame_rate
-        guarded = options.guards and not options.forced_seconds
-        bounded = options.guards or options.forced_seconds
-        chosen = DecodeOptions(
-            top_k=options.top_k,
-            top_p=options.top_p,
-            temperature=options.temperature,
-            repetition_penalty=options.repetition_penalty,
-            guidance=options.guidance,
-            min_frames=lengths.least if bounded else 1,
-            max_frames=lengths.most if bounded else round(LONGEST_SECONDS * rate),
-            guard=guarded,
-            seed=seed,
-        )
-        if not guarded:
-            return chosen if options.guards else replace(chosen, ras_window=0)
-        return replace(
-            chosen,
-            usual_frames=round(lengths.expected),
-            tail_frames=round(TAIL_SECONDS * rate),
-            pause_frames=round(PAUSE_SECONDS * rate),
-        )
-
     @torch.inference_mode()
-    def _sound(
-        self, codes: Tensor, text: str, style: Tensor, median_hz: float, options: SpeakOptions, seed: int
-    ) -> np.ndarray:
-        """Codes [T, K] to the decoder's raw sound float32 [S]."""
-        text = spoken_text(text)
-        if not len(codes):
-            return np.zeros(round(SHORTEST_SECONDS * self.sample_rate), np.float32)
-        text_ids = torch.tensor([self._parts.text.encode(text)], device=self.device)
-        features = self._text_features(text)
-        wav = self._parts.vits2.infer(
-            codes.unsqueeze(0).to(self.device),
-            text_ids,
-            style,
-            median_hz,
-            noise_scale=options.noise_scale,
-            speed=options.speed,
-            generator=torch.Generator().manual_seed(seed),
-            text_features=None if features is None else torch.from_numpy(features)[None].to(self.device),
-        )
-        return wav.cpu().numpy()
-
-    @torch.inference_mode()
-    def _timbre(self, voice: Voice, options: SpeakOptions) -> tuple[Tensor, float]:
+    def _timbre(self, voice: Voice, options: SpeakOptions) -> Timbre:
         """Weighted style [1, D] and weighted geometric mean of the references' median pitches, Hz."""
         used = voice.references if options.fuse_decoder else voice.alone().references
         features = [(self._features_of(r), r.weight) for r in used]
         style = torch.stack([weight * f.style for f, weight in features]).sum(0)
         voiced = [(math.log(f.median_hz), weight) for f, weight in features if f.median_hz > 0]
         if not voiced:
-            return style, UNVOICED_MEDIAN_HZ
-        return style, math.exp(sum(value * weight for value, weight in voiced) / sum(weight for _, weight in voiced))
+            return Timbre(style, UNVOICED_MEDIAN_HZ)
+        mean = sum(value * weight for value, weight in voiced) / sum(weight for _, weight in voiced)
+        return Timbre(style, math.exp(mean))
 
     def _features_of(self, reference: Reference) -> Features:
         """Features from the cache, or made now. The key is the content, so a replaced file is never mixed up."""
@@ -347,5 +318,19 @@ class Synthesizer:
             tuple(self._parts.text.encode(text)),
             len(reference.wav) / audio.sample_rate,
             text,
-            self._text_features(text) if text else None,
+            features_of(self._parts, text) if text else None,
         )
+
+
+def sentence_seed(seed: int, index: int) -> int:
+    """The seed of a sentence of a text."""
+    return (seed + 1_000_003 * index) % MAX_SEED
+
+
+def batch_sizes(total: int, most: int = MOST_TOGETHER) -> Iterator[int]:
+    """How many sentences are spoken together, batch by batch: one at first, because somebody waits for it, then more
+    and more."""
+    size = 1
+    while total > 0:
+        yield min(size, total)
+        total, size = total - size, min(2 * size, most)

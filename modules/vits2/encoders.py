@@ -9,7 +9,18 @@ from torch import Tensor, nn
 
 from modules.config import TextConfig, VITS2Config
 from modules.speech.code_table import CodeTable
-from modules.vits2.layers import Attention, Film, TransformerBlock, WaveNet, length_mask, local_attention_mask
+from modules.vits2.layers import (
+    CrossAttention,
+    Film,
+    Memory,
+    Span,
+    TimeConv,
+    TransformerBlock,
+    WaveNet,
+    gated,
+    head_width,
+    length_mask,
+)
 
 PITCH_FEATURES = 2
 
@@ -28,6 +39,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: VITS2Config, vocab: int, text: TextConfig):
         super().__init__()
+        self.width = head_width(config.hidden, config.heads)
         self.embed = self.project = None
         if text.features != "features":
             self.embed = nn.Embedding(vocab, config.hidden)
@@ -40,15 +52,14 @@ class TextEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(config.hidden)
 
-    def forward(self, ids: Tensor, lengths: Tensor, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """ids [B, U], lengths [B], features [B, U, F] where they are read -> (vectors [B, U, H], mask bool [B, U])."""
-        mask = length_mask(lengths, ids.shape[1])
-        attention = local_attention_mask(mask, ids.shape[1])
-        gate = mask[:, :, None].to(self.norm.weight.dtype)
-        x = self._units(ids, features) * gate
+    def forward(self, ids: Tensor, lengths: Tensor | None, features: Tensor | None = None) -> Tensor:
+        """ids [B, U], lengths [B] (None: all are real), features [B, U, F] where they are read -> vectors [B, U, H]."""
+        units = ids.shape[1]
+        span = Span.of(lengths, units, self.norm.weight, self.width, reach=units)
+        x = gated(self._units(ids, features), span.gate)
         for block in self.blocks:
-            x = block(x, gate, attention)
-        return self.norm(x), mask
+            x = block(x, span)
+        return self.norm(x)
 
     def _units(self, ids: Tensor, features: Tensor | None) -> Tensor:
         if self.project is None:
@@ -71,17 +82,21 @@ class TextAttention(nn.Module):
         self.text = TextEncoder(config, vocab, text)
         self.nothing = nn.Parameter(torch.randn(config.hidden) * 0.1)
         self.norm = nn.LayerNorm(config.hidden)
-        self.attention = Attention(config.hidden, config.heads, cross=True)
+        self.attention = CrossAttention(config.hidden, config.heads)
         self.gate = nn.Parameter(torch.tensor(0.1))
 
-    def forward(self, x: Tensor, ids: Tensor, lengths: Tensor, features: Tensor | None = None) -> Tensor:
-        """x [B, T, H], ids [B, U] (U may be 0), lengths [B], features [B, U, F] -> [B, T, H]."""
-        memory = self.nothing.expand(x.shape[0], 1, -1)
-        seen = torch.ones(x.shape[0], 1, dtype=torch.bool, device=x.device)
-        if ids.shape[1] > 0:
-            text, mask = self.text(ids, lengths, features)
-            memory, seen = torch.cat((memory, text), dim=1), torch.cat((seen, mask), dim=1)
-        return x + self.gate * self.attention(self.norm(x), seen[:, None, None], memory)
+    def read(self, ids: Tensor, lengths: Tensor | None, features: Tensor | None = None) -> Memory:
+        """What there is to look at of a text: ids [B, U] (U may be 0), lengths [B] (None: whole width), features
+        [B, U, F]. It depends on the text alone, so one reading serves all pieces of an utterance."""
+        memory = self.nothing.expand(ids.shape[0], 1, -1)
+        if ids.shape[1] == 0:
+            return self.attention.remember(memory, None)
+        memory = torch.cat((memory, self.text(ids, lengths, features)), dim=1)
+        return self.attention.remember(memory, None if lengths is None else length_mask(lengths + 1, memory.shape[1]))
+
+    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+        """x [B, T, H], memory as `read` gave it -> [B, T, H]."""
+        return x + self.gate * self.attention(self.norm(x), memory)
 
 
 class PriorEncoder(nn.Module):
@@ -102,6 +117,7 @@ class PriorEncoder(nn.Module):
         text: TextConfig | None = None,
     ):
         super().__init__()
+        self.width = head_width(config.hidden, config.heads)
         if vector_dim is None:
             levels = [fsq_levels] + [None] * (len(codebook_sizes) - 1)
             self.embed = nn.ModuleList(
@@ -111,7 +127,7 @@ class PriorEncoder(nn.Module):
         else:
             self.embed, self.from_vector = None, nn.Linear(vector_dim, config.hidden)
         self.pitch = nn.Linear(PITCH_FEATURES, config.hidden)
-        self.smooth = nn.Conv1d(config.hidden, config.hidden, 3, padding=1)
+        self.smooth = TimeConv(config.hidden, config.hidden, 3)
         self.blocks = nn.ModuleList(
             TransformerBlock(config.hidden, config.heads, config.filter, config.style_dim, config.dropout)
             for _ in range(config.encoder_layers)
@@ -123,41 +139,39 @@ class PriorEncoder(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
 
+    def fold(self) -> None:
+        """Make plain tables of the codes' tables, for a decoder that only speaks."""
+        if self.embed is not None:
+            self.embed = nn.ModuleList(nn.Embedding.from_pretrained(table.matrix().detach()) for table in self.embed)
+
     def forward(
-        self,
-        tokens: Tensor,
-        f0: Tensor,
-        frames: int,
-        lengths: Tensor,
-        text_ids: Tensor,
-        text_lengths: Tensor,
-        style: Tensor,
-        text_features: Tensor | None = None,
+        self, tokens: Tensor, f0: Tensor, frames: int, lengths: Tensor | None, text: Memory, style: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """f0 [B, frames or a multiple] Hz, lengths [B] frames -> mean, log-scale [B, D, T].
+        """f0 [B, frames or a multiple] Hz, lengths [B] frames (None: all are real) -> mean, log-scale [B, D, T].
 
         T is `frames`; tokens are repeated to cover it.
 
         Args:
             tokens: codes [B, tokens, K], or vectors [B, tokens, vector_dim] where the model was built for these.
-            text_ids, text_lengths, text_features: [B, U], [B], [B, U, F] (read where `text` says so); U may be 0.
+            text: the utterance's text as `self.text.read` gives it.
         """
-        if self.embed is None:
-            x = self.from_vector(tokens)
-        else:
-            x = sum(F.embedding(tokens[:, :, index], table.matrix()) for index, table in enumerate(self.embed))
-        x = x.repeat_interleave(-(-frames // tokens.shape[1]), dim=1)[:, :frames]
-        mask = length_mask(lengths, frames)
-        gate = mask[:, :, None].to(x.dtype)
-        x = (x + self.pitch(pitch_features(f0, f0.shape[1] // frames))) * gate
-        x = (x + self.smooth(x.transpose(1, 2)).transpose(1, 2)) * gate
-        attention = local_attention_mask(mask)
+        x = self._vectors(tokens).repeat_interleave(-(-frames // tokens.shape[1]), dim=1)[:, :frames]
+        span = Span.of(lengths, frames, x, self.width)
+        x = gated(x + self.pitch(pitch_features(f0, f0.shape[1] // frames)), span.gate)
+        x = gated(x + self.smooth(x), span.gate)
         for index, block in enumerate(self.blocks):
             if index == self.text_after:
-                x = self.text(x, text_ids, text_lengths, text_features) * gate
-            x = block(x, gate, attention, style)
-        mean, log_scale = (self.out(self.norm(x, style)) * gate).transpose(1, 2).chunk(2, dim=1)
+                x = gated(self.text(x, text), span.gate)
+            x = block(x, span, style)
+        mean, log_scale = gated(self.out(self.norm(x, style)), span.gate).transpose(1, 2).chunk(2, dim=1)
         return mean, log_scale.clamp(-6.0, 3.0)
+
+    def _vectors(self, tokens: Tensor) -> Tensor:
+        """Codes or vectors of tokens -> [B, tokens, H]."""
+        if self.embed is None:
+            return self.from_vector(tokens)
+        tables = [table.weight if isinstance(table, nn.Embedding) else table.matrix() for table in self.embed]
+        return sum(F.embedding(tokens[:, :, index], table) for index, table in enumerate(tables))
 
 
 class PosteriorEncoder(nn.Module):
@@ -165,9 +179,9 @@ class PosteriorEncoder(nn.Module):
 
     def __init__(self, config: VITS2Config, n_mels: int):
         super().__init__()
-        self.entry = nn.Conv1d(n_mels, config.hidden, 1)
+        self.entry = TimeConv(n_mels, config.hidden, 1)
         self.wavenet = WaveNet(config.hidden, config.posterior_layers, config.style_dim, kernel=3)
-        self.out = nn.Conv1d(config.hidden, 2 * config.latent, 1)
+        self.out = TimeConv(config.hidden, 2 * config.latent, 1)
         # Starts nearly deterministic: the generator learns faster from a latent that carries the sound.
         with torch.no_grad():
             self.out.bias[config.latent :].fill_(-1.5)
@@ -176,9 +190,9 @@ class PosteriorEncoder(nn.Module):
         self, mel: Tensor, lengths: Tensor, style: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """mel [B, n_mels, T], lengths [B] -> z, mean, log-scale, each [B, D, T]; `noise` None gives z = mean."""
-        mask = length_mask(lengths, mel.shape[2])[:, None].to(mel.dtype)
-        x = self.entry((mel + 5.0) / 3.0 * mask)
-        mean, log_scale = (self.out(self.wavenet(x, mask, style)) * mask).chunk(2, dim=1)
+        gate = length_mask(lengths, mel.shape[2])[:, :, None].to(mel.dtype)
+        x = self.entry((mel.transpose(1, 2) + 5.0) / 3.0 * gate)
+        mean, log_scale = (self.out(self.wavenet(x, gate, style)) * gate).transpose(1, 2).chunk(2, dim=1)
         log_scale = log_scale.clamp(-6.0, 3.0)
-        z = mean if noise is None else (mean + noise * log_scale.exp()) * mask
+        z = mean if noise is None else (mean + noise * log_scale.exp()) * gate.transpose(1, 2)
         return z, mean, log_scale

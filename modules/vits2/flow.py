@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.config import VITS2Config
-from modules.vits2.layers import TransformerBlock, WaveNet, length_mask, local_attention_mask
+from modules.vits2.layers import Span, TimeConv, TransformerBlock, WaveNet, gated, head_width
 
 
 class Coupling(nn.Module):
@@ -23,16 +23,15 @@ class Coupling(nn.Module):
         self.entry = nn.Linear(half, config.hidden)
         self.block = TransformerBlock(config.hidden, config.heads, 2 * config.hidden, config.style_dim, config.dropout)
         self.wavenet = WaveNet(config.hidden, config.flow_layers, kernel=3)
-        self.out = nn.Conv1d(config.hidden, half, 1)
+        self.out = TimeConv(config.hidden, half, 1)
         # A flow that starts as the identity does no harm while the encoders find their feet.
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def shift(self, fixed: Tensor, mask: Tensor, attention_mask: Tensor, style: Tensor) -> Tensor:
-        """fixed [B, D/2, T], mask float [B, 1, T] -> shift [B, D/2, T]."""
-        x = self.entry(fixed.transpose(1, 2)) * mask.transpose(1, 2)
-        x = self.block(x, mask.transpose(1, 2), attention_mask, style)
-        return self.out(self.wavenet(x.transpose(1, 2), mask)) * mask
+    def shift(self, fixed: Tensor, span: Span, style: Tensor) -> Tensor:
+        """fixed [B, T, D/2] -> shift [B, T, D/2]."""
+        x = self.block(gated(self.entry(fixed), span.gate), span, style)
+        return gated(self.out(self.wavenet(x, span.gate)), span.gate)
 
 
 class Flow(nn.Module):
@@ -42,20 +41,20 @@ class Flow(nn.Module):
         super().__init__()
         if config.latent % 2:
             raise ValueError(f"latent must be even, not {config.latent}")
+        self.width = head_width(config.hidden, config.heads)
         self.couplings = nn.ModuleList(Coupling(config) for _ in range(config.flow_couplings))
 
-    def forward(self, z: Tensor, lengths: Tensor, style: Tensor, *, inverse: bool = False) -> Tensor:
-        """Posterior z -> prior space, or back with `inverse`. z [B, D, T], lengths [B], style [B, style_dim]."""
-        valid = length_mask(lengths, z.shape[2])
-        attention_mask = local_attention_mask(valid)
-        mask = valid[:, None].to(z.dtype)
-        a, b = (z * mask).chunk(2, dim=1)
+    def forward(self, z: Tensor, lengths: Tensor | None, style: Tensor, *, inverse: bool = False) -> Tensor:
+        """Posterior z -> prior space, or back with `inverse`. z [B, D, T], lengths [B] (None: all frames are real),
+        style [B, style_dim]."""
+        span = Span.of(lengths, z.shape[2], z, self.width)
+        a, b = gated(z.transpose(1, 2), span.gate).chunk(2, dim=2)
         if not inverse:
             for coupling in self.couplings:
-                b = b + coupling.shift(a, mask, attention_mask, style)
+                b = b + coupling.shift(a, span, style)
                 a, b = b, a
         else:
             for coupling in reversed(self.couplings):
                 a, b = b, a
-                b = b - coupling.shift(a, mask, attention_mask, style)
-        return torch.cat((a, b), dim=1)
+                b = b - coupling.shift(a, span, style)
+        return torch.cat((a, b), dim=2).transpose(1, 2)

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from modules.config import AudioConfig, VITS2Config
 from modules.vits2.layers import length_mask
-from modules.vits2.source import pulse_train, stretch_f0
+from modules.vits2.source import carry_pitch, pulse_train, stretch_f0
 
 SLOPE = 0.1
 KERNELS = (3, 7, 11)
@@ -44,6 +44,7 @@ class HifiGanHead(nn.Module):
         if math.prod(rates) != audio.hop_length:
             raise ValueError(f"upsample_rates {rates} must multiply to the hop length {audio.hop_length}")
         self.sample_rate, self.hop = audio.sample_rate, audio.hop_length
+        self.pitch_per_frame = 2
         width = config.upsample_channels
         self.entry = nn.Conv1d(config.latent, width, 7, padding=3)
         self.style = nn.Linear(config.style_dim, width)
@@ -63,8 +64,8 @@ class HifiGanHead(nn.Module):
             width = narrow
         self.out = nn.Conv1d(width, 1, 7, padding=3)
 
-    def remove_weight_norm(self) -> None:
-        """Fold the weight norms into plain weights; the sound stays the same and inference is faster."""
+    def fold(self) -> None:
+        """Make plain weights of the weight norms, for a decoder that only speaks."""
         for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.ConvTranspose1d) and parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight")
@@ -74,17 +75,22 @@ class HifiGanHead(nn.Module):
         z: Tensor,
         f0: Tensor,
         style: Tensor,
-        lengths: Tensor,
+        lengths: Tensor | None,
         noise: Tensor,
         start: Tensor | None = None,
         second_noise: Tensor | None = None,
+        before_hz: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Same call as `SourceFilterHead`; a second sound costs a whole pass here, so None is returned for it."""
         frames, dtype = z.shape[2], z.dtype
+        if lengths is None:
+            lengths = torch.full(z.shape[:1], frames, device=z.device)
         mask = length_mask(lengths, frames)[:, None].to(dtype)
-        f0 = stretch_f0(f0, frames * 2)
-        pulses = pulse_train(f0, self.sample_rate, self.hop // 2, start)
-        voiced = (f0 > 0).to(dtype).repeat_interleave(self.hop // 2, dim=1)
+        f0 = stretch_f0(f0, frames * self.pitch_per_frame)
+        hop = self.hop // self.pitch_per_frame
+        carried = None if before_hz is None else carry_pitch(f0, before_hz)
+        pulses = pulse_train(f0, self.sample_rate, hop, start, carried)
+        voiced = (f0 > 0).to(dtype).repeat_interleave(hop, dim=1)
         sounding = length_mask(lengths * self.hop, noise.shape[1])[:, None].to(dtype)
         hiss = noise.to(dtype) * torch.where(voiced > 0, 0.003, 0.03)
         source = torch.stack((0.1 * pulses.to(dtype), hiss), dim=1) * sounding

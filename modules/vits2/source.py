@@ -30,6 +30,25 @@ def fill_unvoiced(f0: Tensor) -> Tensor:
     return torch.where(none, math.log(FALLBACK_HZ), filled).exp()
 
 
+def carry_pitch(f0: Tensor, before_hz: Tensor) -> Tensor:
+    """`fill_unvoiced` without the future: an unvoiced frame keeps the pitch of the last voiced one.
+
+    Only the frame right before an onset has the pitch of the onset already, because the pulses fade in from there.
+
+    Args:
+        f0: [B, N] Hz, 0 = unvoiced.
+        before_hz: [B] pitch before the first voiced frame.
+
+    Returns:
+        [B, N] Hz, never 0. Frame n depends on the frames up to n + 1.
+    """
+    voiced = f0 > 0
+    last = torch.where(voiced, torch.arange(f0.shape[1], device=f0.device), -1).cummax(dim=1).values
+    held = torch.where(last >= 0, f0.gather(1, last.clamp_min(0)), before_hz[:, None].to(f0.dtype))
+    coming = F.pad(f0[:, 1:], (0, 1))
+    return torch.where(~voiced & (coming > 0), coming, held)
+
+
 def stretch_track(track: Tensor, frames: int) -> Tensor:
     """Resample a track to `frames` points by straight lines; points sit in the middle of their frames. [B, N]."""
     if track.shape[1] == frames:
@@ -46,7 +65,9 @@ def stretch_f0(f0: Tensor, frames: int) -> Tensor:
 
 
 @torch.no_grad()
-def pulse_train(f0: Tensor, sample_rate: int, hop_length: int, start: Tensor | None = None) -> Tensor:
+def pulse_train(
+    f0: Tensor, sample_rate: int, hop_length: int, start: Tensor | None = None, carried: Tensor | None = None
+) -> Tensor:
     """Band-limited pulses at pitch f0, flat spectrum, unit power while voiced, silent while unvoiced.
 
     Sum of all harmonics below the Nyquist frequency in closed form (Dirichlet kernel),
@@ -54,27 +75,74 @@ def pulse_train(f0: Tensor, sample_rate: int, hop_length: int, start: Tensor | N
     n so that a gliding pitch makes no steps. No harmonic passes the Nyquist frequency, so nothing aliases.
 
     Args:
-        f0: [B, N] Hz, one value per `hop_length` samples, 0 = unvoiced.
+        f0: [B, N] Hz, one value per `hop_length` samples, 0 = unvoiced; values hold in the middle of their frames and
+            straight lines lie between them.
         sample_rate: Hz of the result.
-        hop_length: samples per f0 frame.
+        hop_length: samples per f0 frame; even.
         start: [B] phase of the first sample in turns; 0 when None.
+        carried: [B, N] Hz, f0 carried through its unvoiced frames; `fill_unvoiced` when None.
 
     Returns:
         [B, N * hop_length] float32.
     """
-    samples = f0.shape[1] * hop_length
-    pitch = stretch_track(fill_unvoiced(f0.float()).clamp(20.0, 0.2 * sample_rate), samples)
-    gate = stretch_track((f0 > 0).float(), samples)
-    # Turns are summed in float64: in float32 a ten-second clip would drift by whole degrees.
-    turns = torch.cumsum(pitch.double() / sample_rate, dim=1)
+    pitch = _within(fill_unvoiced(f0.float()) if carried is None else carried.float(), sample_rate)
+    left, right = _middles(pitch)
+    gates = _middles((f0 > 0).float())
+    # Turns are summed in float64: in float32 a ten-second clip would drift by whole degrees. Between two middles the
+    # sum has a closed form, so the long sum runs over frames and not over samples.
+    whole_turns = (left.double() + right.double()) * (hop_length / 2 / sample_rate)
+    begun = whole_turns.cumsum(1) - whole_turns - pitch[:, :1].double() * (hop_length / 2 / sample_rate)
     if start is not None:
-        turns = turns + start.double()[:, None]
-    phase = ((turns - turns.round()) * (2 * math.pi)).float()
+        begun = begun + start.double()[:, None]
+    begun = (begun - begun.round()).float()
+    pulses = pitch.new_zeros(*left.shape, hop_length)
+    sounding = (gates[0] + gates[1]) > 0
+    pulses[sounding] = _pulses(*(x[sounding] for x in (left, right, begun, *gates)), sample_rate, hop_length)
+    side = hop_length // 2
+    return pulses.flatten(1)[:, side:-side]
+
+
+def phase_at(pitch: Tensor, frame: int, sample_rate: int, hop_length: int) -> Tensor:
+    """The start [B], turns, with which the pulses of pitch[:, frame:] go on as those of all of it.
+
+    pitch [B, N] Hz without gaps (`carry_pitch`); the first half of frame `frame` may differ.
+    """
+    if frame == 0:
+        return torch.zeros(pitch.shape[0], dtype=torch.float64, device=pitch.device)
+    pitch = _within(pitch[:, : frame + 1].double(), sample_rate)
+    # Up to the middle of the frame by straight lines, and back by half a frame that a fresh start holds.
+    lines = (pitch[:, :-1] + pitch[:, 1:]).sum(1) / 2 + pitch[:, 0] / 2 - pitch[:, -1] / 2
+    turns = lines * (hop_length / sample_rate)
+    return turns - turns.round()
+
+
+def _within(pitch: Tensor, sample_rate: int) -> Tensor:
+    return pitch.clamp(20.0, 0.2 * sample_rate)
+
+
+def _middles(track: Tensor) -> tuple[Tensor, Tensor]:
+    """Values at both ends of each piece from middle to middle, [B, N + 1]; held before the first and after the last."""
+    padded = torch.cat((track[:, :1], track, track[:, -1:]), dim=1)
+    return padded[:, :-1], padded[:, 1:]
+
+
+def _pulses(
+    left: Tensor, right: Tensor, begun: Tensor, gate_left: Tensor, gate_right: Tensor, sample_rate: int, hop: int
+) -> Tensor:
+    """Pieces of a pulse train: pitch and gate at both ends and turns at the beginning, all [V] -> [V, hop]."""
+    step = torch.arange(1, hop + 1, device=left.device)
+    share = (step - 0.5) / hop
+    pitch = torch.lerp(left[:, None], right[:, None], share)
+    gate = torch.lerp(gate_left[:, None], gate_right[:, None], share)
+    # The sum of (i - 1/2) / hop for i = 1..step is step^2 / (2 hop).
+    curve = step.square() / (2 * hop * sample_rate)
+    turns = torch.addcmul(begun[:, None] + left[:, None] * (step / sample_rate), (right - left)[:, None], curve)
+    phase = (turns - turns.round()) * (2 * math.pi)
     count = 0.5 * sample_rate / pitch - 1.0
     whole = count.floor()
     half = torch.sin(0.5 * phase)
     near = half.abs() < 1e-4
     kernel = torch.sin((whole + 0.5) * phase) / (2 * torch.where(near, 1.0, half)) - 0.5
     kernel = torch.where(near, whole, kernel)
-    kernel = kernel + (count - whole) * torch.cos((whole + 1) * phase)
+    kernel = torch.addcmul(kernel, count - whole, torch.cos((whole + 1) * phase))
     return kernel * gate * torch.sqrt(2.0 / count)

@@ -79,8 +79,8 @@ def test_equal_opinions_mix_to_the_single_one(model):
 def test_prompts_of_differing_length_fuse_as_each_would_speak(model):
     decoder = Decoder(model)
     short, long = (build_prompts([reference(i, frames)], [3, 4], 2)[0] for i, frames in ((1, 3), (2, 30)))
-    hidden = decoder._prefill([short, long], FREE)[0]
-    apart = [decoder._prefill([prompt], FREE)[0][0] for prompt in (short, long)]
+    hidden = decoder._prefill([[short, long]], [FREE])[0]
+    apart = [decoder._prefill([[prompt]], [FREE])[0][0] for prompt in (short, long)]
     torch.testing.assert_close(hidden, torch.stack(apart), atol=1e-5, rtol=1e-4)
 
 
@@ -92,9 +92,9 @@ def test_guidance_moves_away_from_what_is_said_without_the_text(model):
     seen: list[torch.Tensor] = []
     for rows, guidance in ((prompts, 0.0), (bare, 0.0), (prompts, 1.5)):
         options = replace(FREE, guidance=guidance)
-        chooser = FrameChooser(decoder, options, [p.weight for p in prompts], torch.Generator())
+        chooser = FrameChooser(decoder, [options], [[p.weight for p in prompts]])
         both = [*rows, *map(without_text, rows)] if guidance else rows
-        seen.append(chooser.first_logits(decoder._prefill(both, options)[0]).log_softmax(-1))
+        seen.append(chooser.first_logits(decoder._prefill([both], [options])[0]).log_softmax(-1)[0])
     told, untold, guided = seen
     torch.testing.assert_close(guided, (told + 1.5 * (told - untold)).log_softmax(-1), atol=1e-4, rtol=1e-4)
 
@@ -108,10 +108,12 @@ def test_a_guided_voice_ends_and_repeats_itself_by_seed(model):
 
 def test_mixing_is_convex():
     logits, weights = torch.randn(3, 20), torch.tensor([0.2, 0.3, 0.5])
-    mixed, apart = mix(logits, weights).exp(), logits.softmax(-1)
+    mixed, apart = mix(logits, weights[None])[0].exp(), logits.softmax(-1)
     torch.testing.assert_close(mixed, (weights[:, None] * apart).sum(0))
     assert (mixed <= apart.amax(0) + 1e-6).all() and (mixed >= apart.amin(0) - 1e-6).all()
-    assert mix(logits[:1], None) is not None and torch.equal(mix(logits[:1], None), logits[0])
+    assert torch.equal(mix(logits, None), logits)
+    together = mix(torch.cat([logits, logits.flip(0)]), torch.stack([weights, weights.flip(0)]))
+    torch.testing.assert_close(together[0], together[1])
 
 
 def test_each_distribution_has_its_own_reference_nearest():

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from modules.config import GPTConfig
 from modules.gpt.decode import PAUSE_PHONE, DecodeOptions, Decoder, Generated, build_prompts
+from modules.gpt.loops import LoopDetector, PhoneLoops, Quiet
 from modules.gpt.model import SpeechGPT
 from modules.gpt.reading import Pointer
-from modules.gpt.sampling import LoopDetector, PhoneLoops, Quiet
 from modules.gpt.watching import Watch
 
 EOS, QUIET = 64, 9

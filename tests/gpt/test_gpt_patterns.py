@@ -130,21 +130,23 @@ def test_cached_steps_equal_the_whole_model(make, way, positions, options):
     prompts = [build_prompts([reference(seed, 4 + 3 * seed, streams)], [3, 4, 5], streams)[0] for seed in (1, 2)]
     codes = reference(3, 11, streams).codes
     entering, predicted = pattern.pack(codes)
-    hidden, cache, place, _ = decoder._prefill(prompts, FREE)
+    hidden, batch, _ = decoder._prefill([prompts], [FREE])
+    cache, place = batch.cache, batch.place
     seen = []
     for s, target in enumerate(predicted):
         # Places after EOS mean nothing; what stands there need only be a code.
-        frames = np.minimum(target.clip(0).reshape(-1, streams), np.array(model.codebook_sizes) - 1).tolist()
+        frames = np.minimum(target.clip(0).reshape(-1, streams), np.array(model.codebook_sizes) - 1)
+        frames = torch.as_tensor(frames)[:, None].expand(-1, 2, -1)
         logits = []
         for n, frame in enumerate(frames):
-            state = decoder.place(hidden, frames[:n])
+            state = decoder.place(hidden, list(frames[:n]))
             logits.append(decoder.first_logits(state))
-            logits += [decoder.stream_logits(k, state, frame[:k]) for k in range(1, streams)]
+            logits += [decoder.stream_logits(k, state, frame.unbind(1)[:k]) for k in range(1, streams)]
         seen.append(logits)
         if s < len(entering):
             place = None if place is None else place + pattern.group_size
-            x = decoder._embed(entering[s].tolist()).expand(2, 1, -1)
-            hidden = decoder._engine(x, cache, place)[:, -1] if cache.length < cache.keys.shape[3] else hidden
+            x = decoder._embed(torch.as_tensor(entering[s])[None]).expand(2, 1, -1)
+            hidden = decoder.engine(x, cache, place)[:, -1] if cache.longest < cache.capacity else hidden
     for row, prompt in enumerate(prompts):
         spoken = [*prompt.parts[:-1], replace(prompt.parts[-1], codes=codes)]
         s = arrange([spoken], pattern, last_only=True)
@@ -257,8 +259,8 @@ def test_the_room_behind_a_prompt_is_used_to_its_end(make, way):
     options = replace(FREE, min_frames=1000, max_frames=1000)
     with pytest.raises(Exception, match="positions"):
         Decoder(model).generate(prompts, options=options)
-    _, cache, _, limit = Decoder(model)._prefill(prompts, replace(options, min_frames=1))
-    assert limit == room and cache.keys.shape[3] <= 256
+    _, batch, (limit,) = Decoder(model)._prefill([prompts], [replace(options, min_frames=1)])
+    assert limit == room and batch.cache.capacity <= 256
 
 
 @every_way

@@ -53,17 +53,19 @@ def test_cached_steps_equal_the_whole_model(model):
     references = [PromptReference(spoken(n).text_ids, spoken(n, 6 + n).codes, 1.0) for n in (1, 2)]
     prompts = build_prompts(references, part.text_ids, 2, "order")
     entering, predicted = model.pattern.pack(part.frames(model.pattern))
-    hidden, cache, place, _ = decoder._prefill(prompts, DecodeOptions(max_frames=20))
+    hidden, batch, _ = decoder._prefill([prompts], [DecodeOptions(max_frames=20)])
+    place = batch.place
     whole = model(arrange([[*prompts[0].parts[:-1], part]], model.pattern, last_only=True))
     for step, target in enumerate(predicted):
-        known = np.minimum(target.clip(0), [PHONES - 1, 63, 7]).tolist()
+        known = torch.as_tensor(np.minimum(target.clip(0), [PHONES - 1, 63, 7]))[:, None]
         logits = [decoder.first_logits(hidden)]
         logits += [decoder.stream_logits(k, hidden, known[:k]) for k in (1, 2)]
         for w in range(3 if step < len(entering) else 1):
             torch.testing.assert_close(logits[w][0], whole[w][step], atol=1e-4, rtol=1e-4)
         if step < len(entering):
             place = place + 1
-            hidden = decoder._engine(decoder._embed(entering[step].tolist()).expand(1, 1, -1), cache, place)[:, -1]
+            x = decoder._embed(torch.as_tensor(entering[step])[None])[:, None]
+            hidden = decoder.engine(x, batch.cache, place)[:, -1]
 
 
 @torch.inference_mode()

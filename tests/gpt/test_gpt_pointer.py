@@ -18,11 +18,11 @@ from modules.gpt.sequence import arrange
 from modules.gpt.train import GPTStage, StageOptions, Validation
 from modules.gpt.unit_alignment import UnitAligner, runs
 from tests.gpt.loud import PHONES, SIZES, loud_model
-from tests.gpt.loud import spoken as spoken_of
+from tests.gpt.loud import spoken as batchof
 
 CONFIG = GPTConfig(**SIZES, phones=PHONES, reading="pointer")
 FREE = DecodeOptions(top_k=0, phone_top_k=0, ras_window=0, guard=False, max_frames=30, seed=1)
-spoken = partial(spoken_of, reading=True)
+spoken = partial(batchof, reading=True)
 
 
 @pytest.fixture
@@ -84,23 +84,23 @@ def test_cached_steps_equal_the_whole_model(model, guided):
     (prompt,) = build_prompts(references, part.text_ids, 2, "order")
     rows = [prompt, without_text(prompt)] if guided else [prompt]
     entering, predicted = model.pattern.pack(part.frames(model.pattern))
-    hidden, cache, place, _ = decoder._prefill(rows, DecodeOptions(max_frames=20))
-    reader = decoder._reader(rows)
+    hidden, batch, _ = decoder._prefill([rows], [DecodeOptions(max_frames=20)])
+    reader = batch.reader
     told = arrange([[*prompt.parts[:-1], part]], model.pattern, last_only=True)
     untold = arrange([[*prompt.parts[:-1], replace(part, text_ids=part.text_ids[:0], reads=None)]], model.pattern)
     whole = [model(told), model(untold)]
     for step, target in enumerate(predicted):
-        known = np.minimum(target.clip(0), [PHONES - 1, 63, 7, 7]).tolist()
+        known = torch.as_tensor(np.minimum(target.clip(0), [PHONES - 1, 63, 7, 7]))[:, None].expand(-1, len(rows))
         logits = [decoder.first_logits(hidden)]
         logits += [decoder.stream_logits(k, hidden, known[:k]) for k in (1, 2, 3)]
         for row in range(len(rows)):
             for w in range(4 if step < len(entering) else 1):
                 torch.testing.assert_close(logits[w][row], whole[row][w][step], atol=2e-4, rtol=1e-4)
         if step < len(entering):
-            reader.pointer.advance(max(int(target[-1]), 0))
-            near, there = reader.step(place)
-            x = decoder._embed(entering[step].tolist()).expand(len(rows), 1, -1)
-            hidden = decoder._engine(x + near, cache, there)[:, -1]
+            reader.pointers[0].advance(max(int(target[-1]), 0))
+            near, there = reader.step()
+            x = decoder._embed(torch.as_tensor(entering[step])[None]).expand(len(rows), 1, -1)
+            hidden = decoder.engine(x + near, batch.cache, there)[:, -1]
 
 
 @torch.inference_mode()
@@ -145,9 +145,9 @@ def test_speech_cannot_end_before_its_text_nor_go_on_after_it(model):
     text = np.arange(1, 13)
     for seed in range(6):
         decoder.first_logits = lambda hidden: F.one_hot(torch.tensor([PHONES]), PHONES + 1).float() * 12  # always EOS
-        spoken_once = decoder.generate(build_prompts([], text, 2), options=replace(FREE, seed=seed, max_frames=400))
+        batchonce = decoder.generate(build_prompts([], text, 2), options=replace(FREE, seed=seed, max_frames=400))
         usual = float(model.unit_frames[torch.as_tensor(text)].sum())
-        assert spoken_once.stopped_by == "eos" and len(spoken_once.codes) >= len(text[:-2]) / (ADVANCES - 1)
+        assert batchonce.stopped_by == "eos" and len(batchonce.codes) >= len(text[:-2]) / (ADVANCES - 1)
         decoder.first_logits = lambda hidden: F.one_hot(torch.tensor([2]), PHONES + 1).float() * 12  # never EOS
         endless = decoder.generate(build_prompts([], text, 2), options=replace(FREE, seed=seed, max_frames=4000))
         assert endless.stopped_by == "eos" and len(endless.codes) <= 12 * max(6 * usual / 12, 60)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from modules.config import GPTConfig
 from modules.gpt.model import SpeechGPT
@@ -49,14 +50,56 @@ def test_cached_steps_equal_transformers_own_cache(model):
             torch.testing.assert_close(engine(piece, cache), out.last_hidden_state, **CLOSE)
 
 
-def test_left_padding_is_not_seen(model):
+def test_rows_of_differing_length_see_themselves_alone(model):
     engine = StepEngine(model.backbone)
-    short, long = torch.randn(1, 7, 32), torch.randn(1, 10, 32)
-    padded = torch.cat([torch.cat([torch.randn(1, 3, 32), short], 1), long])
-    cache = engine.new_cache(2, 10, torch.tensor([3, 0]))
-    together = torch.cat([engine(piece, cache) for piece in padded.split((6, 1, 3), 1)], 1)
-    torch.testing.assert_close(together[0, 3:], reference(model, short)[0], **CLOSE)
-    torch.testing.assert_close(together[1], reference(model, long)[0], **CLOSE)
+    rows = [torch.randn(1, length, 32) for length in (7, 10, 3)]
+    cache, first = engine.new_cache(3, 12), [4, 6, 1]
+    padded = torch.stack([F.pad(row[0, :n], (0, 0, 0, 6 - n), value=9.0) for row, n in zip(rows, first, strict=True)])
+    hidden = engine(padded, cache, None, first)
+    said = [[hidden[i, : first[i]]] for i in range(3)]
+    for step in range(2):
+        x = torch.stack([row[0, n + step : n + step + 1] for row, n in zip(rows, first, strict=True)])
+        for i, out in enumerate(engine(x, cache)):
+            said[i].append(out)
+    assert cache.lengths == [6, 8, 3]
+    for row, pieces in zip(rows, said, strict=True):
+        together = torch.cat(pieces)
+        torch.testing.assert_close(together, reference(model, row)[0, : len(together)], **CLOSE)
+
+
+def test_rows_that_are_kept_go_on_as_before(model):
+    engine, x = StepEngine(model.backbone), torch.randn(3, 8, 32)
+    cache = engine.new_cache(3, 8)
+    engine(x[:, :5], cache, None, [5, 3, 4])
+    kept = cache.keep([2, 0])
+    out = engine(torch.stack([x[2, 4:5], x[0, 5:6]]), kept)
+    assert kept.lengths == [5, 6]
+    torch.testing.assert_close(out[0, 0], reference(model, x[2:, :5])[0, 4], **CLOSE)
+    torch.testing.assert_close(out[1, 0], reference(model, x[:1, :6])[0, 5], **CLOSE)
+
+
+def test_what_was_read_once_begins_other_rows(model):
+    engine, x = StepEngine(model.backbone), torch.randn(1, 9, 32)
+    first = engine.new_cache(1, 6)
+    engine(x[:, :6], first)
+    cache = engine.new_cache(2, 9)
+    for row in range(2):
+        cache.begin(row, first.head(0, 6))
+    rest = engine(x[:, 6:].expand(2, -1, -1), cache)
+    for row in range(2):
+        torch.testing.assert_close(rest[row], reference(model, x)[0, 6:], **CLOSE)
+
+
+@pytest.mark.parametrize("width", [9, 12, 20])
+def test_a_step_of_fixed_width_equals_one_that_grows(model, width):
+    """What a CUDA graph records: places come in as a tensor, and what lies beyond them is masked."""
+    engine, x = StepEngine(model.backbone), torch.randn(2, 9, 32)
+    growing, fixed = engine.new_cache(2, 20), engine.new_cache(2, 20)
+    for cache in (growing, fixed):
+        engine(x[:, :8], cache, None, [8, 5])
+    step = torch.stack([x[0, 8:], x[1, 5:6]])
+    static = engine.run_at(step, fixed, None, torch.tensor(fixed.lengths), width)
+    torch.testing.assert_close(static, engine(step, growing), **CLOSE)
 
 
 @pytest.mark.parametrize("heads", [(4, 4), (4, 1)])

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from modules.audio.loudness import integrated_lufs
-from modules.gpt.decode import DecodeOptions, Generated
+from modules.gpt.decode import DecodeOptions, Generated, Request
 from modules.inference.attempts import RETRIES, active_seconds, code_alarms, sound_alarms
 from modules.inference.lengths import LONGEST_SECONDS, Lengths, expect_lengths
 from modules.inference.options import Progress, Segment, SpeakOptions
+from modules.inference.sentences import make_sentence
 from modules.inference.synthesizer import Synthesizer
 from modules.inference.voice import SILENT_TAIL_SECONDS, Reference, Voice, prepare_reference
 from tests.tiny import synthetic_speech
@@ -22,7 +23,6 @@ TEXT = "A sentence to be spoken here."
 OPTIONS = SpeakOptions(seed=7)
 LENGTHS = Lengths(expected=40.0, low=24, high=70, least=20, most=90)
 Pair = tuple[Reference, Reference]
-Say = Callable[..., Generated]
 
 
 @pytest.fixture
@@ -39,13 +39,15 @@ def plant(synthesizer: Synthesizer, *tries: Generated) -> list[DecodeOptions]:
     """Let the language model say these one after the other, the last again and again; what it was asked for."""
     asked: list[DecodeOptions] = []
 
-    def generate(prompts: object, *, options: DecodeOptions, on_frame: Say, **_: object) -> Generated:
+    def generate_batch(requests: list[Request], **_: object) -> list[Generated]:
+        (request,) = requests
         said = tries[min(len(asked), len(tries) - 1)]
-        asked.append(options)
-        on_frame(len(said.codes), codes(1)[0])
-        return said
+        asked.append(request.options)
+        if request.on_frame is not None:
+            request.on_frame(len(said.codes), codes(1)[0])
+        return [said]
 
-    synthesizer._parts.gpt.generate = generate
+    synthesizer._parts.gpt.generate_batch = generate_batch
     return asked
 
 
@@ -53,10 +55,13 @@ def loud(synthesizer: Synthesizer, sound: Callable[[int], np.ndarray] | None = N
     """Let the decoder make plausible sound of everything, or the sound that is given."""
     make = sound or (lambda samples: synthetic_speech(samples / RATE))
 
-    def infer(said: torch.Tensor, *_: object, speed: float = 1.0, **__: object) -> torch.Tensor:
-        return torch.from_numpy(make(int(said.shape[1] * RATE / 25 / speed)))
+    def infer_batch(
+        said: torch.Tensor, *_: object, speed: float = 1.0, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        wav = torch.from_numpy(make(int(said.shape[1] * RATE / 25 / speed)))
+        return wav[None], torch.tensor([len(wav)])
 
-    synthesizer._parts.vits2.infer = infer
+    synthesizer._parts.vits2.infer_batch = infer_batch
 
 
 def speak(synthesizer: Synthesizer, voice: Voice, options: SpeakOptions = OPTIONS, **more: object) -> Segment:
@@ -66,8 +71,7 @@ def speak(synthesizer: Synthesizer, voice: Voice, options: SpeakOptions = OPTION
 
 def usual(synthesizer: Synthesizer, voice: Voice) -> Lengths:
     """Lengths of the text in that voice."""
-    ids = synthesizer._parts.text.encode(TEXT)
-    return synthesizer._lengths(TEXT, ids, synthesizer._prompt_references(voice, OPTIONS), OPTIONS)
+    return make_sentence(synthesizer._parts, TEXT, synthesizer._prompt_references(voice, OPTIONS), OPTIONS).lengths
 
 
 FAILURES = {

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from modules.errors import UserError
-from modules.gpt.decode import Generated
+from modules.gpt.decode import Generated, Prompt, Request
+from modules.inference.lengths import Lengths
 from modules.inference.options import Progress, Segment, SpeakOptions
+from modules.inference.sentences import Written, choose_prompts
 from modules.inference.synthesizer import RETRIES, Synthesizer
 from modules.inference.voice import Reference, Voice
 from tests.tiny import build_tiny_model_folder
@@ -87,7 +89,8 @@ def test_a_blend_lies_between_its_voices(synthesizer: Synthesizer, references: P
     low, high = references
     style, pitch = {}, {}
     for name, voice in {"low": Voice((low,)), "high": Voice((high,)), "both": Voice((low, high))}.items():
-        style[name], pitch[name] = synthesizer._timbre(voice, OPTIONS)
+        timbre = synthesizer._timbre(voice, OPTIONS)
+        style[name], pitch[name] = timbre.style, timbre.median_hz
     assert torch.allclose(style["both"], (style["low"] + style["high"]) / 2, atol=1e-6)
     assert pitch["both"] == pytest.approx((pitch["low"] * pitch["high"]) ** 0.5, rel=1e-6)
     assert pitch["low"] == pytest.approx(110, rel=0.15) and pitch["high"] == pytest.approx(240, rel=0.15)
@@ -207,11 +210,11 @@ def test_a_sentence_that_does_not_end_is_tried_again_and_the_best_is_kept(
     lengths = iter([5000, 60, silence])
     seeds = []
 
-    def generate(prompts: object, *, options: object, **_: object) -> Generated:
-        seeds.append(options.seed)
-        return Generated(torch.ones(next(lengths), 2, dtype=torch.int64), "limit")
+    def generate_batch(requests: list[Request], **_: object) -> list[Generated]:
+        seeds.append(requests[0].options.seed)
+        return [Generated(torch.ones(next(lengths), 2, dtype=torch.int64), "limit")]
 
-    monkeypatch.setattr(synthesizer._parts.gpt, "generate", generate)
+    monkeypatch.setattr(synthesizer._parts.gpt, "generate_batch", generate_batch)
     (segment,) = synthesizer.speak(Voice(references[:1]), "A sentence to be spoken here.", OPTIONS)
     assert len(segment.codes) == 60 and segment.stopped_by == "limit"
     assert len(set(seeds)) == RETRIES + 1
@@ -221,7 +224,7 @@ def test_nothing_at_all_from_the_model_becomes_a_short_silence(
     synthesizer: Synthesizer, references: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = Generated(torch.zeros(0, 2, dtype=torch.int64), "guard")
-    monkeypatch.setattr(synthesizer._parts.gpt, "generate", lambda *_, **__: nothing)
+    monkeypatch.setattr(synthesizer._parts.gpt, "generate_batch", lambda *_, **__: [nothing])
     (segment,) = synthesizer.speak(Voice(references[:1]), "A sentence.", OPTIONS)
     assert segment.stopped_by == "guard" and 0 < segment.seconds < 0.5
 
@@ -329,12 +332,17 @@ def test_references_that_leave_no_room_stay_out_of_the_prompt(synthesizer: Synth
     known = synthesizer._prompt_references(voice, OPTIONS)
     assert len(known) == 2
     statistics = synthesizer._parts.gpt.model.statistics
-    assert len(synthesizer._prompts(known, [1, 2, 3], None, 20.0, 75)) == 2
+    lengths = Lengths(20.0, 10, 60, 5, 75)
+
+    def prompts(ids: list[int]) -> list[Prompt]:
+        return choose_prompts(synthesizer._parts, known, Written("", ids, None), lengths)
+
+    assert len(prompts([1, 2, 3])) == 2
     statistics["max_length"] = 80
     try:
-        (prompt,) = synthesizer._prompts(known, [1, 2, 3], None, 20.0, 75)
+        (prompt,) = prompts([1, 2, 3])
         assert prompt.reference_frames == len(synthesizer._features_of(low).codes)
-        (prompt,) = synthesizer._prompts(known, list(range(2040)), None, 20.0, 75)
+        (prompt,) = prompts(list(range(2040)))
         assert prompt.reference_frames == 0
     finally:
         del statistics["max_length"]

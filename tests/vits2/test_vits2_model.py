@@ -162,6 +162,6 @@ def test_copy_synthesis_needs_the_posterior_encoder(tmp_path):
 def test_folding_weight_norm_keeps_the_sound():
     model = _model("hifigan")
     before = _one(model)
-    model.head.remove_weight_norm()
+    model.fold()
     assert not any("parametrizations" in name for name in model.state_dict())
     assert torch.allclose(_one(model), before, atol=1e-5)

@@ -19,8 +19,8 @@ from modules.training.memory import PeakMemory
 _WATCHED = {
     "text": {"features": "text encoder", "encode": "text encoder"},
     "speech": {"encode": "speech encoder"},
-    "gpt": {"generate": "language model"},
-    "vits2": {"style_of": "style", "infer": "decoder"},
+    "gpt": {"generate_batch": "language model"},
+    "vits2": {"style_of": "style", "infer_batch": "decoder"},
 }
 """Field of `Parts` -> method -> the part that its time is counted for."""
 

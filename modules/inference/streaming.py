@@ -1,0 +1,250 @@
+"""Speech that leaves while the language model still speaks.
+
+The language model works in a thread of its own, one sentence at first and then several together, and writes frames;
+who asks for chunks decodes them meanwhile. A chunk is decoded as soon as there are enough frames for it, few for the
+first, because somebody waits for it, then more and more, because every chunk costs some context that is decoded again.
+
+A sentence that went wrong is spoken again as long as nothing of it has left.
+
+Shapes: S samples, T frames of speech tokens, K codebooks.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modules.errors import Stopped
+from modules.gpt.decode import Generated, Request
+from modules.inference import finishing
+from modules.inference.attempts import RETRIES, code_alarms, retry_seed
+from modules.inference.live_finishing import LiveFinisher
+from modules.inference.options import Chunk, Segment, SpeakOptions
+from modules.inference.parts import Parts
+from modules.inference.sentences import Features, Sentence, Timbre, decode_options, make_sentence, write
+from modules.inference.telling import Told
+from modules.vits2.streaming import SoundStream
+
+FIRST_SECONDS = 0.48
+"""Speech of the first chunk of a sentence; every other chunk is twice as long as the one before."""
+MOST_TOGETHER = 8
+AHEAD_SECONDS = 1.5
+"""With so much sound still to be heard, a sentence is waited for as a whole: then it can be spoken again."""
+BUSY = 0.4
+"""Share of the time that the language model may take of a batch: a slow one speaks fewer sentences together."""
+
+
+@dataclass
+class _Line:
+    """A sentence under way: its codes so far, and how it ended once that is certain."""
+
+    index: int
+    seed: int
+    codes: list[Tensor] = field(default_factory=list)
+    ended: Generated | None = None
+    has_left: bool = False
+    retries: int = 0
+
+
+class LiveSpeech:
+    """One text that is spoken as a stream.
+
+    Args:
+        texts: its sentences.
+        references: whose words are known, with weights.
+        seeds: of the sentences.
+        told: progress and stop.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        texts: Sequence[str],
+        references: Sequence[tuple[Features, float]],
+        timbre: Timbre,
+        options: SpeakOptions,
+        seeds: Sequence[int],
+        told: Told,
+    ):
+        self._parts, self._texts, self._references = parts, texts, references
+        self._timbre, self._options, self._told = timbre, options, told
+        self._lines = [_Line(index, seed) for index, seed in enumerate(seeds)]
+        self._changed = threading.Condition()
+        self._cancelled = False
+        self._failure: BaseException | None = None
+        self._rate = parts.speech.frame_rate
+        self._sample_rate = parts.vits2.audio.sample_rate
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The sound, piece by piece; ends early when it should stop."""
+        worker = threading.Thread(target=self._speak, name="language model", daemon=True)
+        worker.start()
+        clock = _Clock(self._sample_rate)
+        try:
+            for line in self._lines:
+                yield from self._line_chunks(line, clock)
+        except Stopped:
+            return
+        finally:
+            self._cancelled = True
+            worker.join()
+
+    def _line_chunks(self, line: _Line, clock: "_Clock") -> Iterator[Chunk]:
+        """The chunks of one sentence. Raises Stopped."""
+        finisher = LiveFinisher(self._sample_rate, self._parts.vits2.audio.loudness_lufs)
+        pause = np.zeros(round(self._options.pause_seconds * self._sample_rate) if line.index else 0, np.float32)
+        sound: SoundStream | None = None
+        raws: list[np.ndarray] = []
+        left: list[np.ndarray] = []
+        taken, wanted, final = 0, max(1, round(FIRST_SECONDS * self._rate)), False
+        while not final:
+            codes, final = self._take(line, taken, wanted, clock)
+            taken, wanted = taken + len(codes), 2 * wanted
+            sound = sound or self._sound(line)
+            raws.append(_decode(sound, codes, final))
+            wav = finisher.push(raws[-1], final)
+            if final and not taken:  # nothing was said: as much silence as `speak` gives
+                wav = np.zeros(round(0.12 * self._sample_rate), np.float32)
+            left.append(wav)
+            if not len(wav) and not final:
+                continue
+            wav, pause = np.concatenate([pause, wav]), pause[:0]
+            clock.add(wav)
+            yield Chunk(line.index, len(self._texts), wav, self._segment(line, raws, left) if final else None)
+
+    def _take(self, line: _Line, taken: int, wanted: int, clock: "_Clock") -> tuple[Tensor, bool]:
+        """The frames [T, K] after the first `taken`, as soon as there are `wanted` of them or no more will come; and
+        whether no more will come. Raises Stopped, and what the language model raised."""
+        with self._changed:
+            while True:
+                if self._failure is not None:
+                    raise self._failure
+                new = len(line.codes) - taken
+                whole = clock.seconds_ahead() > AHEAD_SECONDS and not line.has_left
+                if line.ended is not None or (new >= wanted and not whole):
+                    break
+                self._changed.wait(0.05)
+            line.has_left = True
+            return _stack(line.codes[taken:], len(self._parts.speech.codebook_sizes)), line.ended is not None
+
+    def _sound(self, line: _Line) -> SoundStream:
+        written = write(self._parts, self._texts[line.index])
+        features = None if written.features is None else torch.from_numpy(written.features)[None]
+        return SoundStream(
+            self._parts.vits2,
+            torch.tensor([written.ids], device=self._parts.device),
+            self._timbre.style,
+            self._timbre.median_hz,
+            noise_scale=self._options.noise_scale,
+            speed=self._options.speed,
+            seed=line.seed,
+            text_features=None if features is None else features.to(self._parts.device),
+        )
+
+    def _segment(self, line: _Line, raws: Sequence[np.ndarray], left: Sequence[np.ndarray]) -> Segment:
+        wav, codes = np.concatenate(left), _stack(line.codes, len(self._parts.speech.codebook_sizes))
+        seconds, levels = len(wav) / self._sample_rate, finishing.raw_levels(np.concatenate(raws))
+        stopped_by, text = line.ended.stopped_by, self._texts[line.index]
+        segment = Segment(
+            line.index, len(self._texts), text, wav, seconds, stopped_by, codes, line.seed, line.retries, **levels
+        )
+        self._told.add(segment)
+        return segment
+
+    def _speak(self) -> None:
+        """What the thread of the language model does."""
+        try:
+            done, size = 0, 1
+            while done < len(self._lines):
+                batch = self._lines[done : done + size]
+                self._told.begin(batch[0].index)
+                started = time.perf_counter()
+                self._speak_batch(batch)
+                done += len(batch)
+                frames = sum(len(line.codes) for line in batch)
+                busy = (time.perf_counter() - started) * self._rate / max(frames, 1)
+                size = max(1, min(2 * size, MOST_TOGETHER, int(BUSY / busy) if busy > 0 else MOST_TOGETHER))
+        except BaseException as failure:  # who asks for chunks has to know
+            with self._changed:
+                self._failure = failure
+                self._changed.notify_all()
+
+    def _speak_batch(self, lines: Sequence[_Line]) -> None:
+        """Speak these sentences; those that went wrong once more, as long as nothing of them has left."""
+        sentences = {
+            line.index: make_sentence(self._parts, self._texts[line.index], self._references, self._options)
+            for line in lines
+        }
+        guarded = self._options.guards and not self._options.forced_seconds
+        pending, pitched = list(lines), bool(self._parts.vits2.prosody_levels) and self._timbre.is_pitched
+        for number in range(RETRIES + 1):
+            again: list[_Line] = []
+
+            def end(line: _Line, generated: Generated, again: list[_Line] = again, number: int = number) -> None:
+                alarms = code_alarms(generated, sentences[line.index].lengths, pitched) if guarded else ()
+                with self._changed:
+                    if alarms and number < RETRIES and not line.has_left:
+                        line.codes.clear()
+                        again.append(line)
+                    else:
+                        if not line.has_left:  # a loop at its end may have been cut off
+                            line.codes = list(generated.codes)
+                        line.ended = generated
+                    self._changed.notify_all()
+
+            requests = [self._request(line, sentences[line.index], end) for line in pending]
+            self._parts.gpt.generate_batch(requests, should_stop=self._should_stop)
+            for line in again:
+                line.seed, line.retries = retry_seed(line.seed, 1), line.retries + 1
+            if not again:
+                return
+            pending = again
+
+    def _request(self, line: _Line, sentence: Sentence, end) -> Request:
+        told = self._told.frames_of(line.index)
+
+        def add(frames: int, codes: Tensor) -> None:
+            with self._changed:
+                line.codes.append(codes)
+                self._changed.notify_all()
+            if told is not None:
+                told(frames, codes)
+
+        options = decode_options(self._options, sentence.lengths, line.seed, self._rate)
+        return Request(sentence.prompts, options, add, lambda generated: end(line, generated))
+
+    def _should_stop(self) -> bool:
+        return self._cancelled or (self._told.should_stop is not None and self._told.should_stop())
+
+
+class _Clock:
+    """How much sound has left that nobody can have heard yet."""
+
+    def __init__(self, sample_rate: int):
+        self._sample_rate, self._seconds, self._since = sample_rate, 0.0, 0.0
+
+    def add(self, wav: np.ndarray) -> None:
+        """This has left."""
+        if not self._seconds:
+            self._since = time.monotonic()
+        self._seconds += len(wav) / self._sample_rate
+
+    def seconds_ahead(self) -> float:
+        """What would still be heard if it had been played at once."""
+        return self._seconds - (time.monotonic() - self._since) if self._seconds else 0.0
+
+
+def _decode(sound: SoundStream, codes: Tensor, final: bool) -> np.ndarray:
+    """New frames [T, K] -> the raw samples float32 [S] that are settled now."""
+    with torch.inference_mode():
+        if len(codes):
+            sound.push(codes)
+        return sound.read(final=final).numpy()
+
+
+def _stack(codes: Sequence[Tensor], codebooks: int) -> Tensor:
+    return torch.stack(list(codes)) if len(codes) else torch.zeros(0, codebooks, dtype=torch.int64)
