@@ -9,9 +9,13 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modules import paths
 from modules.doctor.system import port_is_free
+
+if TYPE_CHECKING:
+    import gradio
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -47,20 +51,8 @@ def write_log(path: Path) -> None:
     logging.getLogger().addHandler(handler)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Serve the page until it is interrupted; returns the exit status."""
-    options = parse_arguments(arguments)
-    if not port_is_free(options.listen, options.port):
-        print(
-            f"Port {options.port} of {options.listen} is in use or not allowed. Perhaps the page runs already; "
-            f"otherwise choose another port with --port.",
-            file=sys.stderr,
-        )
-        return 1
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    log_file = options.logs / "webui.log"
-    write_log(log_file)
-
+def _serve(options: argparse.Namespace, log_file: Path) -> "gradio.Blocks":
+    """Build the page and let it answer."""
     from tools.webui.app import build_app, launch
     from tools.webui.dataset_tab import build_dataset_tab
     from tools.webui.models_tab import build_models_tab
@@ -75,6 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
         language=options.language,
         log_file=log_file,
     )
+    app = build_app(
+        services,
+        [("tab.dataset", build_dataset_tab), ("tab.training", build_training_tab)],
+        [("tab.models", build_models_tab)],
+    )
     if options.listen not in LOOPBACK:
         print(
             f"Warning: everyone who can reach {options.listen}:{options.port} and knows the password can use the page. "
@@ -83,17 +80,35 @@ def main(arguments: list[str] | None = None) -> int:
         )
     print(f"GPT-SoVITS2 on http://{options.listen}:{options.port} (stop with Ctrl+C)", flush=True)
     launch(
-        build_app(
-            services,
-            [("tab.dataset", build_dataset_tab), ("tab.training", build_training_tab)],
-            [("tab.models", build_models_tab)],
-        ),
+        app,
         services,
         host=options.listen,
         port=options.port,
         auth=(options.user, options.password) if options.password else None,
         open_browser=not options.no_browser,
     )
+    return app
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve the page until it is interrupted; returns the exit status."""
+    options = parse_arguments(arguments)
+    if not port_is_free(options.listen, options.port):
+        print(
+            f"Port {options.port} of {options.listen} is in use or not allowed. Perhaps the page runs already; "
+            f"otherwise choose another port with --port.",
+            file=sys.stderr,
+        )
+        return 1
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    log_file = options.logs / "webui.log"
+    write_log(log_file)
+
+    from tools.webui.quick_start import quick_start
+
+    with quick_start():
+        app = _serve(options, log_file)
+    app.block_thread()
     return 0
 
 

@@ -1,8 +1,9 @@
 """Speech that leaves while the language model still speaks.
 
 The language model works in a thread of its own, one sentence at first and then several together, and writes frames;
-who asks for chunks decodes them meanwhile. A chunk is decoded as soon as there are enough frames for it, few for the
-first, because somebody waits for it, then more and more, because every chunk costs some context that is decoded again.
+who asks for chunks decodes them meanwhile. The first chunk is decoded as soon as there are frames enough for it,
+because somebody waits. Every further one only when a listener would soon have nothing left to hear: every chunk costs
+some context that is decoded again, and a sentence that is decoded at its end costs least.
 
 A sentence that went wrong is spoken again as long as nothing of it has left.
 
@@ -11,7 +12,8 @@ Shapes: S samples, T frames of speech tokens, K codebooks.
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,10 +32,10 @@ from modules.inference.telling import Told
 from modules.vits2.streaming import SoundStream
 
 FIRST_SECONDS = 0.48
-"""Speech of the first chunk of a sentence; every other chunk is twice as long as the one before."""
+"""New speech that is worth a chunk."""
 MOST_TOGETHER = 8
-AHEAD_SECONDS = 1.5
-"""With so much sound still to be heard, a sentence is waited for as a whole: then it can be spoken again."""
+RESERVE_SECONDS = 0.25
+"""Sound that a listener should always have in front of him, besides what it takes to decode a chunk."""
 BUSY = 0.4
 """Share of the time that the language model may take of a batch: a slow one speaks fewer sentences together."""
 
@@ -100,12 +102,13 @@ class LiveSpeech:
         sound: SoundStream | None = None
         raws: list[np.ndarray] = []
         left: list[np.ndarray] = []
-        taken, wanted, final = 0, max(1, round(FIRST_SECONDS * self._rate)), False
+        taken, final = 0, False
         while not final:
-            codes, final = self._take(line, taken, wanted, clock)
-            taken, wanted = taken + len(codes), 2 * wanted
+            codes, final = self._take(line, taken, clock)
+            taken += len(codes)
             sound = sound or self._sound(line)
-            raws.append(_decode(sound, codes, final))
+            with clock.decoding():
+                raws.append(_decode(sound, codes, final))
             wav = finisher.push(raws[-1], final)
             if final and not taken:  # nothing was said: as much silence as `speak` gives
                 wav = np.zeros(round(0.12 * self._sample_rate), np.float32)
@@ -116,18 +119,17 @@ class LiveSpeech:
             clock.add(wav)
             yield Chunk(line.index, len(self._texts), wav, self._segment(line, raws, left) if final else None)
 
-    def _take(self, line: _Line, taken: int, wanted: int, clock: "_Clock") -> tuple[Tensor, bool]:
-        """The frames [T, K] after the first `taken`, as soon as there are `wanted` of them or no more will come; and
-        whether no more will come. Raises Stopped, and what the language model raised."""
+    def _take(self, line: _Line, taken: int, clock: "_Clock") -> tuple[Tensor, bool]:
+        """The frames [T, K] after the first `taken`, when they are needed or no more will come; and whether no more
+        will come. Raises Stopped, and what the language model raised."""
+        enough = max(1, round(FIRST_SECONDS * self._rate))
         with self._changed:
             while True:
                 if self._failure is not None:
                     raise self._failure
-                new = len(line.codes) - taken
-                whole = clock.seconds_ahead() > AHEAD_SECONDS and not line.has_left
-                if line.ended is not None or (new >= wanted and not whole):
+                if line.ended is not None or (len(line.codes) - taken >= enough and clock.is_short):
                     break
-                self._changed.wait(0.05)
+                self._changed.wait(0.02)
             line.has_left = True
             return _stack(line.codes[taken:], len(self._parts.speech.codebook_sizes)), line.ended is not None
 
@@ -204,7 +206,7 @@ class LiveSpeech:
                 return
             pending = again
 
-    def _request(self, line: _Line, sentence: Sentence, end) -> Request:
+    def _request(self, line: _Line, sentence: Sentence, end: Callable[[_Line, Generated], None]) -> Request:
         told = self._told.frames_of(line.index)
 
         def add(frames: int, codes: Tensor) -> None:
@@ -222,10 +224,11 @@ class LiveSpeech:
 
 
 class _Clock:
-    """How much sound has left that nobody can have heard yet."""
+    """How much sound has left that nobody can have heard yet; whether it lasts until the next chunk is decoded."""
 
     def __init__(self, sample_rate: int):
         self._sample_rate, self._seconds, self._since = sample_rate, 0.0, 0.0
+        self._decoding_seconds = 0.0
 
     def add(self, wav: np.ndarray) -> None:
         """This has left."""
@@ -233,9 +236,20 @@ class _Clock:
             self._since = time.monotonic()
         self._seconds += len(wav) / self._sample_rate
 
-    def seconds_ahead(self) -> float:
-        """What would still be heard if it had been played at once."""
-        return self._seconds - (time.monotonic() - self._since) if self._seconds else 0.0
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Take the time that a chunk takes; the next may take twice as long."""
+        start = time.monotonic()
+        yield
+        self._decoding_seconds = time.monotonic() - start
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a listener who plays everything at once would soon have nothing left."""
+        if not self._seconds:
+            return True
+        ahead = self._seconds - (time.monotonic() - self._since)
+        return ahead < RESERVE_SECONDS + 2 * self._decoding_seconds
 
 
 def _decode(sound: SoundStream, codes: Tensor, final: bool) -> np.ndarray:

@@ -70,7 +70,7 @@ def served() -> Callable[..., AbstractContextManager[str]]:
             port = probe.getsockname()[1]
         app = build_app(services, tabs)
         try:
-            yield launch(app, services, port=port, block=False)
+            yield launch(app, services, port=port)
         finally:
             app.close()
             services.chains.close()

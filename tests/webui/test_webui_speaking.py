@@ -13,6 +13,7 @@ import torch
 
 from modules.errors import UserError
 from modules.inference.options import Segment
+from tools.webui.live import LiveSound
 from tools.webui.services import Services
 from tools.webui.speaking import FORM_NAMES, REFERENCES, LastRun, Speech
 from tools.webui.weights import ModelChoice
@@ -62,10 +63,11 @@ def run(
     values: dict[str, Any],
     last: LastRun | None = None,
     should_stop: Callable[[], bool] = never,
+    live: LiveSound | None = None,
 ) -> list[dict[str, Any]]:
     """Every update of a run."""
     say = services.messages.translator("en")
-    return list(Speech(services, values, last, say, lambda state, words: None, should_stop).run())
+    return list(Speech(services, values, last, say, lambda state, words: None, should_stop, live).run())
 
 
 def refused(services: Services, values: dict[str, Any], last: LastRun | None = None) -> str:
@@ -97,6 +99,17 @@ def test_freeze_keeps_the_codes_and_changes_the_speed(services: Services, values
     longer = sum(s.seconds for s in frozen["last_run"].segments) / sum(s.seconds for s in first.segments)
     assert longer > 1.2
     assert frozen["seed"] == first.seed
+
+
+def test_what_is_heard_while_it_is_made_is_what_is_saved(services: Services, values: dict[str, Any]) -> None:
+    live = LiveSound()
+    updates = run(services, values, live=live)
+    assert updates[0]["status"] == updates[-1]["status"][-len(updates[0]["status"]) :]
+    assert "First sound after" in updates[0]["status"]
+    assert (live.held_bytes - 4) // 2 == soundfile.info(updates[-1]["player"]).frames
+    frozen = LiveSound()
+    again = run(services, {**values, "freeze": True}, updates[-1]["last_run"], live=frozen)
+    assert frozen.first_seconds is None and "First sound" not in again[-1]["status"]
 
 
 def test_freeze_says_when_there_is_nothing_to_keep(services: Services, values: dict[str, Any]) -> None:

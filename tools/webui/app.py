@@ -9,6 +9,7 @@ import gradio as gr
 from tools.webui.form import Form
 from tools.webui.inference_tab import build_inference_tab
 from tools.webui.jobs_panel import build_jobs_panel
+from tools.webui.live import player_script, serve_live
 from tools.webui.messages import guarded
 from tools.webui.options_panel import refresh_weights
 from tools.webui.services import Services
@@ -19,6 +20,9 @@ TEMPORARY_FILES_SECONDS = (3600, 24 * 3600)
 
 LARGEST_UPLOAD = "1gb"
 """Enough for hours of uncompressed speech, too little to fill a disk with one request."""
+
+MOST_WAITING = 32
+"""Events in the queue; who comes later is told so."""
 
 Tab = Callable[[gr.Blocks, Services, gr.I18n], object]
 
@@ -43,6 +47,7 @@ def build_app(
     """
     i18n = services.messages.frontend()
     with gr.Blocks(title="GPT-SoVITS2", delete_cache=TEMPORARY_FILES_SECONDS, analytics_enabled=False) as app:
+        app.queue(max_size=MOST_WAITING)  # while the page is empty: Gradio describes all of it at once
         gr.Markdown(i18n("page.head"), elem_classes="page-head")
         device = gr.Markdown(i18n("page.device_unknown"), elem_classes="quiet", elem_id="device")
         # In the order of the work; a newcomer begins with what needs no work before it.
@@ -67,7 +72,9 @@ def build_app(
         def show_device(request: gr.Request) -> str:
             """Looked up after the page is there, because it imports torch."""
             say = services.messages.for_request(request)
-            return say("page.device", device=services.engine.device_name())
+            name = services.engine.device_name()
+            services.warm_up()
+            return say("page.device", device=name)
 
         app.load(show_device, None, device, queue=False, show_progress="hidden", api_visibility="private")
     return app
@@ -81,9 +88,8 @@ def launch(
     port: int | None = 9874,
     auth: tuple[str, str] | None = None,
     open_browser: bool = False,
-    block: bool = True,
 ) -> str:
-    """Serve the page and keep its jobs going; returns its address (at once when `block` is False).
+    """Serve the page in threads of its own, and keep its jobs going; returns its address at once.
 
     Raises:
         OSError: the port is taken.
@@ -91,16 +97,16 @@ def launch(
     services.output.mkdir(parents=True, exist_ok=True)
     services.jobs.watch()
     services.chains.watch()
-    app.queue(max_size=32)
-    _, address, _ = app.launch(
+    server, address, _ = app.launch(
         server_name=host,
         server_port=port,
         auth=auth,
         inbrowser=open_browser,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
         quiet=True,
         share=False,
         ssr_mode=False,
+        ssl_verify=False,  # Gradio asks its own plain http address; reading all certificates for that takes a while
         run_history=False,
         max_file_size=LARGEST_UPLOAD,
         footer_links=["api", "settings"],
@@ -108,5 +114,7 @@ def launch(
         i18n=services.messages.frontend(),
         theme=theme(),
         css=CSS,
+        js=player_script(),
     )
+    serve_live(server, services.live)
     return address

@@ -18,6 +18,11 @@ from tools.webui.speaking import FORM_NAMES, Speech
 SYNTHESIS = "synthesis"
 """Everything that synthesises shares this queue: one run at a time, whoever asks."""
 
+PREPARE_JS = "(wanted) => [window.liveSpeech?.prepare(wanted) ?? false]"
+PLAY_JS = "(token) => { window.liveSpeech?.play(token); return []; }"
+SILENCE_JS = "() => { window.liveSpeech?.stop(); return []; }"
+"""What the page asks of the player in `assets/live.js`; where it cannot play, there is no live sound."""
+
 
 def build_inference_tab(app: gr.Blocks, services: Services, i18n: gr.I18n) -> Form:
     """Build the tab inside the current `gr.Tab` and return its form."""
@@ -46,9 +51,10 @@ def build_inference_tab(app: gr.Blocks, services: Services, i18n: gr.I18n) -> Fo
 def _bind(form: Form, services: Services, history: HistoryPanel) -> None:
     speak, stop = form["speak"], form["stop"]
     results = [form[name] for name in ("player", "table", "status", "seed", "last_run")]
-    armed = speak.click(
-        _arm(services), None, [speak, form["status"]], queue=False, show_progress="hidden", api_visibility="private"
-    )
+    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    token = form["live_token"]
+    armed = speak.click(_arm(services), form["play_live"], [speak, form["status"], token], js=PREPARE_JS, **quiet)
+    armed.then(None, token, None, js=PLAY_JS, **quiet)
     spoken = armed.then(
         _speak(form, services),
         inputs_kwargs=form.only((*FORM_NAMES, "last_run")),
@@ -58,19 +64,28 @@ def _bind(form: Form, services: Services, history: HistoryPanel) -> None:
         api_name="speak",
         show_progress_on=form["player"],
     )
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     for ended in (spoken.success, spoken.failure):
         ready = ended(_disarm(services), form["status"], [speak, form["status"]], **quiet)
         ready.then(history.refresh, None, history.outputs, **quiet)
     # Queued, because a toast of an unqueued event never reaches the page; without a limit it never waits.
-    stop.click(_stop(services), None, None, concurrency_limit=None, show_progress="hidden", api_visibility="private")
+    stop.click(
+        _stop(services),
+        None,
+        None,
+        js=SILENCE_JS,
+        concurrency_limit=None,
+        show_progress="hidden",
+        api_visibility="private",
+    )
 
 
 def _arm(services: Services) -> Callable[..., tuple]:
-    def arm(request: gr.Request) -> tuple:
-        """Switch the button off until the run ends, and make its stop flag."""
-        services.stops.arm(request.session_hash or "")
-        return gr.update(interactive=False), services.messages.for_request(request)("message.waiting")
+    def arm(play_live: bool, request: gr.Request) -> tuple:
+        """Switch the button off until the run ends, and make its stop flag and, if it is to be heard, its sound."""
+        session = request.session_hash or ""
+        services.stops.arm(session)
+        token = services.live.open(session) if play_live else ""
+        return gr.update(interactive=False), services.messages.for_request(request)("message.waiting"), token
 
     return arm
 
@@ -79,6 +94,7 @@ def _disarm(services: Services) -> Callable[..., tuple]:
     def disarm(status: str, request: gr.Request) -> tuple:
         """The run is over, however it ended; one that failed early has left the status of waiting behind."""
         services.stops.done(request.session_hash or "")
+        services.live.close(request.session_hash or "")
         say = services.messages.for_request(request)
         failed = status == say("message.waiting")
         return gr.update(interactive=True), say("message.failed") if failed else gr.skip()
@@ -101,7 +117,7 @@ def _speak(form: Form, services: Services) -> Callable[..., Iterator[dict]]:
     def speak(request: gr.Request, progress: gr.Progress = gr.Progress(), **values: Any) -> Iterator[dict]:
         """Speak the text with the voice of the references; yields the page's updates sentence by sentence."""
         session = request.session_hash or ""
-        flag = services.stops.arm(session)
+        flag, live = services.stops.arm(session), services.live.take(session)
         speech = Speech(
             services,
             values,
@@ -109,6 +125,7 @@ def _speak(form: Form, services: Services) -> Callable[..., Iterator[dict]]:
             services.messages.for_request(request),
             lambda state, words: progress(state, desc=words),
             flag.is_set,
+            live,
         )
         try:
             for update in speech.run():
@@ -117,5 +134,7 @@ def _speak(form: Form, services: Services) -> Callable[..., Iterator[dict]]:
                 yield form.updates(update)
         finally:
             services.stops.done(session)
+            if live is not None:
+                live.end()
 
     return speak

@@ -21,10 +21,14 @@ def build_text_panel(form: Form, i18n: gr.I18n) -> None:
     with gr.Row():
         form.add("speak", gr.Button(i18n("speech.speak"), variant="primary", min_width=120, scale=3, elem_id="speak"))
         form.add("stop", gr.Button(i18n("speech.stop"), variant="stop", min_width=80, scale=1, elem_id="stop"))
+    form.add("play_live", gr.Checkbox(True, label=i18n("speech.play_live"), container=False, elem_id="play-live"))
+    # Only carries the server's word to the player's script; what is not drawn at all would not be told to it.
+    form.add("live_token", gr.Textbox("", visible="hidden", elem_id="live-token"))
 
 
 def build_output_panel(form: Form, i18n: gr.I18n) -> None:
     """What came out."""
+    gr.Markdown(i18n("speech.live"), elem_id="live")  # seen while `assets/live.js` plays
     form.add(
         "player",
         gr.Audio(

@@ -1,8 +1,9 @@
 """What the tabs share: folders, messages, the loaded model, the jobs and the stop flags. Made once by `webui.py`."""
 
 import functools
+import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +11,16 @@ from typing import TYPE_CHECKING
 from modules import paths
 from tools.jobs import JobStore
 from tools.webui.chains import Chains
+from tools.webui.live import LiveSounds
 from tools.webui.messages import Messages
 from tools.webui.weights import ModelChoice, WeightFolders
 
 if TYPE_CHECKING:
     from modules.hub.catalogue import Entry
     from modules.inference.synthesizer import Synthesizer
+
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -26,7 +31,7 @@ class Engine:
 
     def __init__(self, weights: WeightFolders, device: str = "auto"):
         self.weights, self.device = weights, device
-        self._lock = threading.Lock()
+        self._lock, self._warming = threading.Lock(), threading.Lock()
         self._loaded: tuple[tuple, Synthesizer] | None = None
 
     def is_loaded(self, choice: ModelChoice) -> bool:
@@ -39,26 +44,46 @@ class Engine:
         Raises:
             UserError: the preset or a file is not there or cannot be read.
         """
-        from modules.inference.synthesizer import Synthesizer
-
         with self._lock:
-            key = self._key(choice)
-            if self._loaded is None or self._loaded[0] != key:
-                self._loaded = None  # free the old one first: two do not fit on small devices
-                synthesizer = Synthesizer.load(
-                    self.weights.preset_folder(choice.preset),
-                    device=self.device,
-                    gpt=self.weights.gpt_file(choice.gpt),
-                    vits2=self.weights.vits2_file(choice.vits2),
-                )
-                self._loaded = (key, synthesizer)
-            return self._loaded[1]
+            return self._load(choice)
+
+    def warm_up(self, choice: ModelChoice) -> None:
+        """Import and load in the background what the first Speak needs, once. What fails is told by that Speak.
+
+        A model that somebody asked for meanwhile stays.
+        """
+
+        def load() -> None:
+            try:
+                with self._lock:
+                    if self._loaded is None:
+                        self._load(choice)
+            except Exception as problem:  # whatever it is: nobody has asked for anything yet
+                log.info("Nothing was loaded in advance: %s", problem)
+
+        if self._warming.acquire(blocking=False):
+            threading.Thread(target=load, name="warm-up", daemon=True).start()
 
     def device_name(self) -> str:
         """The device in words, such as "CPU"."""
         from modules.runtime import device_label, pick_device
 
         return device_label(pick_device(self.device))
+
+    def _load(self, choice: ModelChoice) -> "Synthesizer":
+        from modules.inference.synthesizer import Synthesizer
+
+        key = self._key(choice)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # free the old one first: two do not fit on small devices
+            synthesizer = Synthesizer.load(
+                self.weights.preset_folder(choice.preset),
+                device=self.device,
+                gpt=self.weights.gpt_file(choice.gpt),
+                vits2=self.weights.vits2_file(choice.vits2),
+            )
+            self._loaded = (key, synthesizer)
+        return self._loaded[1]
 
     def _key(self, choice: ModelChoice) -> tuple:
         folder = self.weights.preset_folder(choice.preset)
@@ -107,6 +132,7 @@ class Services:
         logs: folder for datasets, edits and jobs.
         jobs: the long tools that the page starts.
         entries: published models by name; None takes those of the program's own catalogue.
+        warm_up: called each time that somebody has opened the page: not before, so that the page itself comes first.
     """
 
     messages: Messages
@@ -116,9 +142,11 @@ class Services:
     examples: Path = paths.EXAMPLES
     log_file: Path | None = None
     stops: StopFlags = field(default_factory=StopFlags)
+    live: LiveSounds = field(default_factory=LiveSounds)
     logs: Path = paths.LOGS
     jobs: JobStore = field(default_factory=JobStore)
     entries: "Mapping[str, Entry] | None" = None
+    warm_up: Callable[[], None] = lambda: None
 
     @functools.cached_property
     def catalogue(self) -> "Mapping[str, Entry]":
@@ -144,12 +172,14 @@ def make_services(
 ) -> Services:
     """The services for a set of folders; the weight folders of fine-tuned models lie beside the project."""
     weights = WeightFolders(Path(models), paths.GPT_WEIGHTS, paths.SOVITS_WEIGHTS, paths.PRESETS)
+    engine = Engine(weights, device)
     return Services(
         messages=Messages(language=language),
         weights=weights,
-        engine=Engine(weights, device),
+        engine=engine,
         output=Path(output).resolve(),
         log_file=log_file,
         logs=Path(logs).resolve(),
         jobs=JobStore(Path(logs).resolve() / "jobs"),
+        warm_up=lambda: engine.warm_up(ModelChoice("nano")),
     )

@@ -9,7 +9,7 @@ from gradio.context import Context
 from tools.webui.form import Form
 from tools.webui.speaking import MODEL_NAMES, OPTION_NAMES
 
-REMEMBERED = ("text", *OPTION_NAMES, "seed", "random_seed", *MODEL_NAMES)
+REMEMBERED = ("text", *OPTION_NAMES, "seed", "random_seed", "play_live", *MODEL_NAMES)
 FILES = ("preset", "gpt_weights", "vits2_weights")
 """Choices that come and go while the page is served."""
 STORAGE_KEY = "gpt-sovits2.inference"

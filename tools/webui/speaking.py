@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modules.inference.options import Progress, Segment, SpeakOptions
     from modules.inference.synthesizer import Synthesizer
     from modules.inference.voice import Reference, Voice
+    from tools.webui.live import LiveSound
 
 REFERENCES = 4
 TABLE_AT_ONCE, TABLE_SECONDS = 20, 2.0
@@ -118,6 +119,7 @@ class Speech:
         say: the reader's language.
         progress: shows how far the work is.
         should_stop: asked often; True ends the run and keeps the finished sentences.
+        live: gets the sound while it is made, but for a frozen rendering; None when nobody listens.
     """
 
     def __init__(
@@ -128,9 +130,10 @@ class Speech:
         say: Translator,
         progress: ProgressBar,
         should_stop: Callable[[], bool],
+        live: "LiveSound | None" = None,
     ):
         self.services, self.values, self.last, self.say = services, dict(values), last, say
-        self.progress, self.should_stop = progress, should_stop
+        self.progress, self.should_stop, self.live = progress, should_stop, live
         self.segments: list[Segment] = []
         self._announced = 0
         self.rows: list[ReferenceRow] = []
@@ -160,6 +163,9 @@ class Speech:
         failure: Exception | None = None
         try:
             for segment in self._segments(synthesizer, voice, options):
+                if segment is None:
+                    yield {"status": self._first_sound()}
+                    continue
                 self.segments.append(segment)
                 update: dict[str, Any] = {
                     "status": say("message.sentence_done", done=len(self.segments), total=segment.total)
@@ -221,16 +227,34 @@ class Speech:
                 preset=self.last.preset,
             )
 
-    def _segments(self, synthesizer: "Synthesizer", voice: "Voice", options: "SpeakOptions") -> Iterator["Segment"]:
+    def _segments(
+        self, synthesizer: "Synthesizer", voice: "Voice", options: "SpeakOptions"
+    ) -> Iterator["Segment | None"]:
+        """The sentences as they are finished; and None once, when the first sound is on its way to the listener."""
         if self.values.get("freeze") and self.last is not None:
             for segment in synthesizer.render(voice, self.last.segments, options):
                 if self.should_stop():
                     return
                 yield segment
             return
-        yield from synthesizer.speak(
-            voice, self.values["text"], options, on_progress=self._on_progress, should_stop=self.should_stop
-        )
+        run = (voice, self.values["text"], options)
+        asked = {"on_progress": self._on_progress, "should_stop": self.should_stop}
+        if self.live is None:
+            yield from synthesizer.speak(*run, **asked)
+            return
+        told = False
+        for chunk in synthesizer.stream(*run, **asked):
+            self.live.put(chunk.wav, synthesizer.sample_rate)
+            if not told:
+                told = True
+                yield None
+            if chunk.segment is not None:
+                yield chunk.segment
+
+    def _first_sound(self) -> str:
+        """How long the listener waited, in words; empty when nothing was heard while it was made."""
+        seconds = None if self.live is None else self.live.first_seconds
+        return "" if seconds is None else self.say("message.first_sound", seconds=f"{seconds:.1f}")
 
     def _on_progress(self, state: "Progress") -> None:
         # Asked at every frame; a message each would keep the browser from hearing the stop button.
@@ -292,7 +316,7 @@ class Speech:
         return {
             "player": str(path),
             "table": self.table(),
-            "status": status,
+            "status": " ".join(filter(None, (status, self._first_sound()))),
             "seed": seed,
             "last_run": LastRun(self.values["text"], choice.preset, seed, tuple(self.segments)),
         }

@@ -23,6 +23,12 @@ CSS = """
 .reference-row .quiet { background: var(--block-background-fill); padding: 0.3rem 0.7rem !important; }
 #sentences td, #sentences th, #history td, #history th { font-family: inherit; }
 #device { margin-top: -0.6rem; }
+#live { display: none; }
+#live.sounding { display: flex; align-items: baseline; gap: 0.6rem; }
+#live p { margin: 0.2rem 0; color: var(--color-accent); font-weight: 600; }
+#live p::before { content: "♪ "; animation: live-beat 1s ease-in-out infinite alternate; }
+@keyframes live-beat { from { opacity: 1; } to { opacity: 0.25; } }
+#live.sounding::after { content: attr(data-seconds); color: var(--body-text-color-subdued); font-size: var(--text-sm); }
 .status p { font-size: var(--text-md); margin: 0.2rem 0; }
 #slice-preview { min-height: 4rem; }
 .drawing-box { overflow-x: auto; }
