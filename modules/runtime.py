@@ -1,6 +1,8 @@
 """The device, the number formats it does well, seeds and threads. Nothing is decided on import."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -60,6 +62,21 @@ def set_threads(n: int) -> None:
     """Let torch use `n` CPU threads; 0 keeps its choice."""
     if n > 0:
         torch.set_num_threads(n)
+
+
+@contextmanager
+def threads_within(count: int, afterwards: int) -> Iterator[None]:
+    """Let torch use `count` CPU threads in here, and `afterwards` again from then on.
+
+    What is small is slower with several threads than with one, and very much slower beside another busy program: each
+    operation then waits for a thread that has no core. `afterwards` is given and not asked for, because other threads
+    may be in here at the same time.
+    """
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(afterwards)
 
 
 def rng_state() -> dict:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from modules.errors import Stopped, UserError
 from modules.gpt.cache import Cache
-from modules.gpt.choosing import DecodeOptions, FrameChooser
+from modules.gpt.choosing import DecodeOptions, FrameChooser, WholeFrames
 from modules.gpt.engines import build_engine, weight_type
 from modules.gpt.loops import Quiet
 from modules.gpt.model import CodeLinear, SpeechGPT
@@ -34,6 +34,7 @@ from modules.gpt.sequence import SPEECH, Part, arrange, part_length
 from modules.gpt.speaking import Speech, StoppedBy, writer_of
 from modules.gpt.watching import Watch
 from modules.precision import Precision
+from modules.runtime import threads_within
 
 __all__ = [
     "DecodeOptions",
@@ -97,16 +98,20 @@ class Reader:
     begin: Tensor
     steps: int = 0
 
+    def __post_init__(self) -> None:
+        self._all_told = bool(self.told.all())
+
     def step(self) -> tuple[Tensor, Tensor]:
         """After a frame: what enters besides it, [n, 1, H], and where the rows stand, [n, 1]."""
         self.steps += 1
         device = self.near.device
-        units = torch.tensor([pointer.unit for pointer in self.pointers], device=device)
-        places = torch.tensor([pointer.place for pointer in self.pointers], device=device)
-        near = self.near[torch.arange(len(units), device=device), units]
-        near = near[:, None] * self.told[..., None]
-        there = self.begin + torch.where(self.told, places[:, None], float(self.steps))
-        return near.flatten(0, 1)[:, None], there.flatten()[:, None]
+        near = torch.stack([self.near[row, pointer.unit] for row, pointer in enumerate(self.pointers)])[:, None]
+        places = torch.tensor([[pointer.place] for pointer in self.pointers], device=device)
+        if not self._all_told:
+            near = near * self.told[..., None]
+            places = torch.where(self.told, places, float(self.steps))
+        near = near.expand(-1, self.told.shape[1], -1)
+        return near.flatten(0, 1)[:, None], (self.begin + places).flatten()[:, None]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these sentences alone."""
@@ -150,6 +155,7 @@ class Decoder:
         self._device = model.specials.device
         self.weights: WeightType = weight_type(precision, self._device)
         self.engine = build_engine(model.backbone, self.weights)
+        self._threads = torch.get_num_threads()
         self._voices: OrderedDict[Hashable, tuple[Tensor, Tensor]] = OrderedDict()
         self._lock = Lock()
         with torch.inference_mode():
@@ -160,6 +166,16 @@ class Decoder:
             chained = model.pattern.chained
             self._chosen = [_with_nothing(table.matrix()) for table in model.chosen_tables()] if chained else []
             self._heads = [_packed(head, self.weights) for head in model.heads]
+        self._frames = self._whole_frames() if self.engine.threads == 1 else None
+
+    def _whole_frames(self) -> WholeFrames | None:
+        from modules.gpt.onnx_frame import OnnxFrames  # another runtime, where it is used
+
+        if not OnnxFrames.fits(self.model):
+            return None
+        spared = torch.zeros(self.pattern.codebook_sizes[self.pattern.content] + 1, dtype=torch.bool)
+        spared[[code for code in self.quiet.codes if code < len(spared)]] = True
+        return OnnxFrames(self.model, self.weights, self.quiet.phone, spared)
 
     def generate(
         self,
@@ -202,7 +218,7 @@ class Decoder:
             raise ValueError("sentences that are drawn in different ways cannot be one batch")
         done: dict[int, Generated] = {}
         for group in _of_equal_rows(requests):
-            with torch.inference_mode():
+            with torch.inference_mode(), threads_within(self.engine.threads or self._threads, self._threads):
                 for place, generated in self._speak([requests[i] for i in group], should_stop):
                     done[group[place]] = generated
         return [done[i] for i in range(len(requests))]
@@ -244,7 +260,8 @@ class Decoder:
                 writer.keep(going)
                 spoken.keep(going)
                 step, alive = step[going], [alive[row] for row in going]
-            x = self._embed(step).repeat_interleave(spoken.rows, 0)[:, None]
+            x = self._embed(step) if chooser.entering is None else chooser.entering
+            x = x[:, None] if spoken.rows == 1 else x.repeat_interleave(spoken.rows, 0)[:, None]
             if spoken.reader is None:
                 if spoken.place is not None:
                     spoken.place = spoken.place + self.pattern.group_size
@@ -381,6 +398,10 @@ class Decoder:
             hidden = hidden + table[code]
         turn, output = self._heads[stream - 1]
         return output(F.silu(turn(hidden)))
+
+    def whole_frames(self) -> WholeFrames | None:
+        """What draws plain frames at one go; there is one for models whose steps are one graph."""
+        return self._frames
 
     def _result(self, speech: Speech, pointer: Pointer | None) -> Generated:
         said, kept = torch.tensor(speech.frames, dtype=torch.int64).reshape(-1, self.pattern.streams), speech.kept()

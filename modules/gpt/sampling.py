@@ -96,11 +96,15 @@ class RowNoise:
 
     def take(self, count: int) -> Tensor:
         """The next numbers of every row, [S, count]."""
+        self.reserve(count)
+        self._used += count
+        return self._block[:, self._used - count : self._used]
+
+    def reserve(self, count: int) -> None:
+        """Let the next `count` numbers lie side by side."""
         if self._used + count > self._block.shape[1]:
             self._block = self._drawn(self._generators, max(BLOCK, count))
             self._used = 0
-        self._used += count
-        return self._block[:, self._used - count : self._used]
 
     def again(self, turn: int, count: int) -> Tensor:
         """Numbers for drawing again at turn `turn`, [S, count]. They follow from the turn alone, so that it does not

@@ -26,6 +26,8 @@ class Engine(Protocol):
 
     capacity: int
     """Most positions that the model has."""
+    threads: int | None
+    """How many threads of torch suit what is done between its steps; None: as many as there are."""
 
     def new_cache(self, rows: int, capacity: int) -> Cache:
         """An empty cache for this engine."""
@@ -57,8 +59,10 @@ class StepEngine:
 
     Args:
         backbone: a transformers Qwen2Model with full attention.
-        weights: type of the matrices; with bf16 the cache is bf16 too, all else stays float32.
+        weights: type of the matrices; where it is not float32 the cache is bf16, all else stays float32.
     """
+
+    threads = None
 
     def __init__(self, backbone: nn.Module, weights: WeightType = "float32"):
         shape = backbone.config

@@ -9,8 +9,10 @@ import torch
 
 from modules.config import GPTConfig
 from modules.errors import Stopped
+from modules.gpt.choosing import Drawn
 from modules.gpt.decode import DecodeOptions, Decoder, Generated, PromptReference, Request, build_prompts
 from modules.gpt.model import SpeechGPT
+from modules.gpt.onnx_frame import OnnxFrames
 from tests.gpt.loud import PHONES, SIZES, loud_model
 
 WAYS = {
@@ -74,13 +76,50 @@ def test_a_batch_in_eight_bits_too(make_gpt: Callable[..., SpeechGPT]) -> None:
         assert same(decoder.generate(one.prompts, options=one.options), generated)
 
 
+PLAIN = {name: way for name, way in WAYS.items() if name in ("plain", "phones", "pointer")}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"ras_threshold": 0.01}, {"ras_window": 0}, {"penalty_window": 0}, {"top_k": 0}]
+)
+@pytest.mark.parametrize("way", PLAIN)
+def test_frames_at_one_go_are_those_of_torch(
+    make_gpt: Callable[..., SpeechGPT], way: str, options: dict[str, float]
+) -> None:  # fmt: skip
+    model = loud_model(make_gpt, GPTConfig(**SIZES, **PLAIN[way]))
+    model.statistics = {"phones": [*"abcde", "_"], "quiet_codes": [3, 9]} if way != "plain" else {"quiet_codes": [3, 9]}
+    decoder, wanted = Decoder(model), requests(VOICES["one voice"], **options)
+    by_torch = decoder.generate_batch(wanted)
+    asked: list[int] = []
+    frames = OnnxFrames(model, "float32", decoder.quiet.phone, spared_codes(decoder))
+
+    class Counting:
+        def draw(self, hidden: torch.Tensor, feeds: dict[str, np.ndarray]) -> Drawn:
+            asked.append(int(feeds["forced"].max()))
+            return frames.draw(hidden, feeds)
+
+    decoder._frames = Counting()
+    for one, other in zip(by_torch, decoder.generate_batch(wanted), strict=True):
+        assert same(one, other)
+    # Where every code may be drawn there is no short list of candidates; that is left to torch.
+    assert bool(asked) == (options.get("top_k") != 0)
+    if options == {"ras_threshold": 0.01}:
+        assert max(asked) >= 0, "overused codes are drawn again"
+
+
+def spared_codes(decoder: Decoder) -> torch.Tensor:
+    spared = torch.zeros(decoder.pattern.codebook_sizes[decoder.pattern.content] + 1, dtype=torch.bool)
+    spared[sorted(decoder.quiet.codes)] = True
+    return spared
+
+
 def test_a_voice_is_read_once_and_says_the_same(model: SpeechGPT) -> None:
     decoder, read = Decoder(model), []
     engine = decoder.engine
     (first,), (second,) = requests([[reference(1)]]), requests([[reference(1)]])
 
     class Counting:
-        capacity = engine.capacity
+        capacity, threads = engine.capacity, engine.threads
         new_cache = staticmethod(engine.new_cache)
 
         def __call__(self, x: torch.Tensor, *rest: object) -> torch.Tensor:

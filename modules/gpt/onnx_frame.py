@@ -1,0 +1,136 @@
+"""A frame of a small model drawn by one graph of ONNX Runtime: heads, penalties and draws of all streams.
+
+It does what `FrameChooser` does with torch for the plain case (one prompt a sentence, one frame a step, chained codes,
+a temperature), with the same noise, so that the same codes come out; there, a hundred small operations of torch cost
+more than the model itself. `tests/gpt/test_gpt_batch.py` holds them together.
+
+Shape letters: S sentences, H hidden, V classes, N past codes, K streams.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modules.gpt.choosing import Drawn
+from modules.gpt.model import CodeLinear, SpeechGPT
+from modules.gpt.onnx_graph import Graph
+from modules.gpt.sequence import SPEECH
+
+
+class OnnxFrames:
+    """Draws frames from hidden states on a CPU.
+
+    Args:
+        model: in eval mode; its weights are copied.
+        weights: type of the large matrices.
+        pause: phone of a pause; None: no phone is.
+        spared: bool [V], content codes that may repeat themselves.
+    """
+
+    def __init__(self, model: SpeechGPT, weights: str, pause: int | None, spared: Tensor):
+        self.pattern = model.pattern
+        with torch.no_grad():
+            self._session = self._build(model, weights, pause, spared).session(1)
+
+    @staticmethod
+    def fits(model: SpeechGPT) -> bool:
+        """Whether the model's frames are of the plain kind."""
+        pattern = model.pattern
+        return pattern.group_size == 1 and pattern.chained and model.vector_dim is None
+
+    def draw(self, hidden: Tensor, feeds: dict[str, np.ndarray]) -> Drawn:
+        """The next frame of every sentence.
+
+        Args:
+            hidden: [S, H].
+            feeds: by name
+
+                - first: what is added to the logits of stream 0, [S, V_0 + 1]; advance: to those of the advances.
+                - recent, penalty: content codes [S, N] and what their logits are divided by, 1 where nothing is.
+                - history: last content codes [S, N], negative: none; most: how often one may stand among them.
+                - forced: content [S, 1] that is not drawn; negative: none.
+                - noise_k, temperature_k, top_k: of every stream k; the last stream of a pointer has no top_k.
+        """
+        codes, overused, logits, entering = self._session.run(None, feeds | {"hidden": hidden.numpy()})
+        return Drawn(torch.from_numpy(codes), overused[:, 0], logits, torch.from_numpy(entering))
+
+    def _build(self, model: SpeechGPT, weights: str, pause: int | None, spared: Tensor) -> Graph:
+        graph, pattern = Graph(weights), self.pattern
+        hidden, one = graph.input("hidden", "S", model.config.hidden), graph.constant([1], "int64")
+        tables = [graph.constant(torch.cat([t.matrix(), torch.zeros(1, model.config.hidden)])) for t in model.speech]
+        state, codes = hidden, []
+        entering = graph.constant(model.specials[SPEECH])
+        for stream in range(pattern.streams):
+            if stream == 0:
+                logits = graph.linear(hidden, model.output_matrix())
+                logits = graph.add("Add", logits, graph.input("first", "S", pattern.codebook_sizes[0] + 1))
+            else:
+                seen = graph.add("Squeeze", graph.add("Gather", tables[stream - 1], codes[-1]), one)
+                state, entering = graph.add("Add", state, seen), graph.add("Add", entering, seen)
+                logits = _head(graph, state, model.heads[stream - 1])
+            if stream == pattern.content:
+                silent = ""
+                if pattern.phones and pause is not None:
+                    silent = graph.add("Equal", codes[0], graph.constant([[pause]], "int64"))
+                codes.append(self._content(graph, stream, logits, silent, spared))
+            elif pattern.pointer and stream == pattern.streams - 1:
+                logits = graph.add("Add", logits, graph.input("advance", "S", pattern.codebook_sizes[-1]))
+                codes.append(graph.add("ArgMax", _noisy(graph, stream, logits), axis=1, keepdims=1))
+            else:
+                codes.append(_draw(graph, stream, logits))
+        if not pattern.pointer:  # advances do not enter
+            seen = graph.add("Squeeze", graph.add("Gather", tables[-1], codes[-1]), one)
+            entering = graph.add("Add", entering, seen)
+        graph.add("Identity", entering, names=["entering"])
+        graph.add("Concat", *codes, names=["codes"], axis=1)
+        graph.output("codes", "S", pattern.streams, kind="int64")
+        graph.output("overused", "S", 1, kind="bool")
+        graph.output("logits", "S", "V")
+        graph.output("entering", "S", model.config.hidden)
+        return graph
+
+    def _content(self, graph: Graph, stream: int, logits: str, silent: str, spared: Tensor) -> str:
+        """The content: penalised and drawn, or forced; tells whether it is overused."""
+        recent, penalty = graph.input("recent", "S", "N", kind="int64"), graph.input("penalty", "S", "N")
+        if silent:
+            penalty = graph.add("Where", silent, graph.constant([[1.0]]), penalty)
+        values = graph.add("GatherElements", logits, recent, axis=1)
+        positive = graph.add("Greater", values, graph.constant([[0.0]]))
+        divided, raised = graph.add("Div", values, penalty), graph.add("Mul", values, penalty)
+        lowered = graph.add("Where", positive, divided, raised)
+        # A code may stand there several times, and where there is none it reads as code 0: the lowest value wins.
+        penalized = graph.add("ScatterElements", logits, recent, lowered, axis=1, reduction="min")
+        drawn = _draw(graph, stream, penalized)
+        forced = graph.input("forced", "S", 1, kind="int64")
+        given = graph.add("GreaterOrEqual", forced, graph.constant([[0]], "int64"))
+        code = graph.add("Where", given, forced, drawn)
+        same = graph.add("Equal", graph.input("history", "S", "M", kind="int64"), code)
+        count = graph.add("ReduceSum", graph.add("Cast", same, to=1), graph.constant([1], "int64"), keepdims=1)
+        overused = graph.add("Greater", count, graph.input("most", 1))
+        free = graph.add("Gather", graph.constant(spared), code)
+        free = graph.add("Or", free, given)
+        free = graph.add("Or", free, silent) if silent else free
+        graph.add("And", overused, graph.add("Not", free), names=["overused"])
+        graph.add("Identity", logits, names=["logits"])
+        return code
+
+
+def _head(graph: Graph, state: str, head: nn.Sequential) -> str:
+    turn, _, output = head
+    inner = graph.silu(graph.linear(state, turn.weight, turn.bias))
+    if isinstance(output, CodeLinear):
+        return graph.linear(inner, output.table.matrix())
+    return graph.linear(inner, output.weight, output.bias)
+
+
+def _noisy(graph: Graph, stream: int, logits: str) -> str:
+    """Logits over the temperature, with noise."""
+    cooled = graph.add("Div", logits, graph.input(f"temperature_{stream}", 1))
+    return graph.add("Add", cooled, graph.input(f"noise_{stream}", "S", f"k{stream}"))
+
+
+def _draw(graph: Graph, stream: int, logits: str) -> str:
+    """A code of the likeliest ones, [S, 1]."""
+    values, codes = graph.add("TopK", logits, graph.input(f"top_k_{stream}", 1, kind="int64"), outputs=2, axis=1)
+    chosen = graph.add("ArgMax", _noisy(graph, stream, values), axis=1, keepdims=1)
+    return graph.add("GatherElements", codes, chosen, axis=1)
