@@ -1,6 +1,7 @@
 """What a press of Speak does, without a page: the tiny model speaks, is stopped, fails and is frozen."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import soundfile
 import torch
 
 from modules.errors import UserError
+from modules.inference import voice
 from modules.inference.options import Segment
 from tools.webui.live import LiveSound
 from tools.webui.services import Services
@@ -110,6 +112,36 @@ def test_what_is_heard_while_it_is_made_is_what_is_saved(services: Services, val
     frozen = LiveSound()
     again = run(services, {**values, "freeze": True}, updates[-1]["last_run"], live=frozen)
     assert frozen.first_seconds is None and "First sound" not in again[-1]["status"]
+
+
+def test_the_settings_tell_whether_the_sound_was_streamed(services: Services, values: dict[str, Any]) -> None:
+    one = {**values, "text": "One apple."}
+    plain, live = run(services, one)[-1], run(services, one, live=LiveSound())[-1]
+    # Rendered again, nothing is streamed, whoever listens.
+    frozen = run(services, {**one, "freeze": True}, live["last_run"], live=LiveSound())[-1]
+    sidecars = [Path(final["player"]).with_suffix(".json") for final in (plain, live, frozen)]
+    assert [json.loads(path.read_text("utf-8"))["streamed"] for path in sidecars] == [False, True, False]
+
+
+def test_a_second_press_does_not_listen_to_the_references_again(
+    services: Services, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[str] = []
+    prepare = voice.prepare_reference
+
+    def counted(wav: torch.Tensor, name: str, *arguments: Any, **more: Any) -> voice.Reference:
+        prepared.append(name)
+        return prepare(wav, name, *arguments, **more)
+
+    monkeypatch.setattr(voice, "prepare_reference", counted)
+    mine = tmp_path / "mine.wav"
+    shutil.copy(services.examples / "ada.wav", mine)
+    one = {**values, "text": "One apple.", "reference_1_audio": str(mine)}
+    first, second = (Path(run(services, one)[-1]["player"]).read_bytes() for _ in range(2))
+    assert prepared == ["mine.wav"] and first == second
+    shutil.copy(services.examples / "bruno.wav", mine)
+    other = Path(run(services, one)[-1]["player"]).read_bytes()
+    assert prepared == ["mine.wav"] * 2 and other != first
 
 
 def test_freeze_says_when_there_is_nothing_to_keep(services: Services, values: dict[str, Any]) -> None:

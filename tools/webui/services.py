@@ -13,6 +13,7 @@ from tools.jobs import JobStore
 from tools.webui.chains import Chains
 from tools.webui.live import LiveSounds
 from tools.webui.messages import Messages
+from tools.webui.reference_cache import ReferenceCache
 from tools.webui.weights import ModelChoice, WeightFolders
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Services:
     log_file: Path | None = None
     stops: StopFlags = field(default_factory=StopFlags)
     live: LiveSounds = field(default_factory=LiveSounds)
+    references: ReferenceCache = field(default_factory=ReferenceCache)
     logs: Path = paths.LOGS
     jobs: JobStore = field(default_factory=JobStore)
     entries: "Mapping[str, Entry] | None" = None

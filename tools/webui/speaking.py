@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from tools.webui.live import LiveSound
 
 REFERENCES = 4
+"""Rows of references on the page."""
 TABLE_AT_ONCE, TABLE_SECONDS = 20, 2.0
 """Up to so many sentences the table follows each of them, later once in so many seconds."""
-"""Rows of references on the page."""
 
 OPTION_NAMES = (
     "top_k",
@@ -266,10 +266,9 @@ class Speech:
         )
 
     def _load_references(self, synthesizer: "Synthesizer") -> list["Reference"]:
-        from modules.inference.voice import load_reference
-
-        audio = synthesizer.preset.audio
-        return [load_reference(row.audio, row.text, row.weight, audio) for row in self.rows]
+        """The references of the rows, prepared at the first press and kept for the next."""
+        cache, audio = self.services.references, synthesizer.preset.audio
+        return [cache.load(row.audio, row.text, row.weight, audio) for row in self.rows]
 
     def _finished(
         self, synthesizer: "Synthesizer", references: Sequence["Reference"], options: "SpeakOptions", elapsed: float
@@ -297,6 +296,8 @@ class Speech:
             },
             "complete": complete,
             "frozen": frozen is not None,
+            # Sound that is heard while it is made is levelled as it comes, so it differs a little from the other way.
+            "streamed": self.live is not None and frozen is None,
             "seconds": round(seconds, 3),
             "rtf": round(elapsed / max(seconds, 1e-3), 4),
             "sample_rate": synthesizer.sample_rate,
