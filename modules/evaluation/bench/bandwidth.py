@@ -3,16 +3,19 @@
 A step at one row reads every weight once and computes little with it, so reading is what it cannot be quicker than.
 """
 
+from collections.abc import Iterator
+from types import FunctionType
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modules.evaluation.bench.timing import Clock, Turn
-from modules.gpt.packing import INT4_BLOCKS
 from modules.gpt.step import Engine, StepEngine
 
 BUFFER_BYTES = {"cpu": 512 << 20, "cuda": 2 << 30}
 """Several times the largest caches."""
-_WHOLE_BLOCK, _OUTPUTS = 32, 32
+GRAPH_BITS, GRAPH_BLOCKS = {"int8": 8, "int4": 4}, (64, 32)
+_HOLDERS = ("modules.gpt.step", "modules.gpt.packing")
 
 
 class Memory:
@@ -64,36 +67,43 @@ def matrices(config: object) -> list[tuple[int, int, bool]]:
     return layer * config.num_hidden_layers
 
 
+def plain_bytes(config: object, bytes_of_a_weight: int, bytes_of_a_bias: int) -> int:
+    """Bytes of all matrices and biases in one type without scales."""
+    return sum(o * i * bytes_of_a_weight + o * bias * bytes_of_a_bias for o, i, bias in matrices(config))
+
+
 def engine_bytes(backbone: nn.Module, engine: Engine, weights: str) -> int:
-    """Bytes of weights, scales and biases that a step of our engine reads; norms are nothing beside them."""
+    """Bytes of weights, scales and biases that a step of our engine reads."""
     if isinstance(engine, StepEngine):
-        return sum(packed_bytes(*matrix, weights) for matrix in matrices(backbone.config))
-    from modules.gpt.onnx_step import BITS, BLOCKS
-
-    return sum(blocked_bytes(*matrix, BITS.get(weights), BLOCKS) for matrix in matrices(backbone.config))
+        return held_bytes(engine)
+    return sum(blocked_bytes(*matrix, GRAPH_BITS.get(weights)) for matrix in matrices(backbone.config))
 
 
-def packed_bytes(outputs: int, inputs: int, bias: bool, weights: str) -> int:
-    """Of a matrix as `modules.gpt.packing` keeps it."""
-    if weights in ("int8", "int4") and inputs % _WHOLE_BLOCK:
-        weights = "float32"
-    if weights in ("int8", "int4"):
-        outputs += -outputs % _OUTPUTS
-    values = outputs * inputs
-    block = next((size for size in INT4_BLOCKS if inputs % size == 0), inputs)
-    kept = {
-        "float32": 4 * values,
-        "bf16": 2 * values,
-        "int8": values + 2 * outputs,
-        "int4": values // 2 + 4 * (values // block),
-    }
-    return kept[weights] + 4 * outputs * bias
+def held_bytes(thing: object) -> int:
+    """Bytes of all tensors that an engine, or a packed layer, holds on to. Looked up and not computed: types mix in an
+    engine, and only it knows where."""
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in _held(thing)}.values())
 
 
-def blocked_bytes(outputs: int, inputs: int, bias: bool, bits: int | None, blocks: tuple[int, ...]) -> int:
-    """Of a matrix as `modules.gpt.onnx_step` keeps it."""
+def _held(thing: object) -> Iterator[Tensor]:
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, list | tuple):
+        for one in thing:
+            yield from _held(one)
+    elif isinstance(thing, FunctionType):
+        for cell in thing.__closure__ or ():
+            yield from _held(cell.cell_contents)
+    elif type(thing).__module__ in _HOLDERS:
+        for one in vars(thing).values():
+            yield from _held(one)
+
+
+def blocked_bytes(outputs: int, inputs: int, bias: bool, bits: int | None) -> int:
+    """Of a matrix in a graph of ONNX Runtime (`modules.gpt.onnx_step`), whose weights cannot be looked up: integers of
+    so many bits with a float32 scale a block; None: float32."""
     values = outputs * inputs
     if bits is None:
         return 4 * values + 4 * outputs * bias
-    block = next(size for size in blocks if inputs % size == 0)
+    block = next(size for size in GRAPH_BLOCKS if inputs % size == 0)
     return values * bits // 8 + 4 * (values // block) + 4 * outputs * bias

@@ -42,14 +42,23 @@ TEXTS = (
 HEADLINE = 8
 
 
+def first_words(text: str, count: int) -> str:
+    """The beginning of a text, as a sentence of its own."""
+    words = text.split()
+    return text if len(words) <= count else f"{' '.join(words[:count]).rstrip(',')}."
+
+
 class Batches(Synthesizer):
     """A synthesizer whose batches are chosen from outside: language model and decoder, every sentence once."""
 
-    def prepare(self, voice: Voice, texts: Sequence[str], options: SpeakOptions, seed: int) -> "Prepared":
-        """Sentences ready to be spoken, each with a seed of its own."""
+    def prepare(
+        self, voice: Voice, texts: Sequence[str], options: SpeakOptions, seed: int, count: int
+    ) -> "Prepared":  # fmt: skip
+        """So many sentences ready to be spoken, the texts by turns, each with a seed of its own."""
         references = self._prompt_references(voice, options)
         sentences = [make_sentence(self._parts, text, references, options) for text in texts]
-        seeds = [sentence_seed(seed, index) for index in range(len(texts))]
+        seeds = [sentence_seed(seed, index) for index in range(count)]
+        sentences = [sentences[index % len(sentences)] for index in range(count)]
         return Prepared(self._timbre(voice, options), sentences, seeds, options)
 
     def codes(self, prepared: "Prepared", places: Sequence[int]) -> list[Tensor]:
@@ -90,20 +99,23 @@ class Prepared:
 def measure_batches(workshop: Workshop) -> Measured:
     """Nano from codes to sound; of base the language model alone, all sentences of the same length."""
     nano, base = Batches(workshop.nano("auto")), Batches(workshop.full_size())
-    forced = workshop.effort.batch_seconds
+    effort, forced = workshop.effort, workshop.effort.batch_seconds
+    texts = [first_words(text, effort.batch_words) for text in TEXTS[: max(effort.batches)]]
     plans = {
         "nano": (nano, nano.sound_seconds, SpeakOptions()),
         "base_language_model": (base, base.language_model_seconds, SpeakOptions(forced_seconds=forced)),
     }
-    values: dict[str, Any] = {"base_forced_seconds": forced}
+    values: dict[str, Any] = {"base_forced_seconds": forced, "words_of_a_sentence": effort.batch_words}
     for name, (system, say, options) in plans.items():
-        prepared = system.prepare(workshop.voice(), TEXTS[: max(workshop.effort.batches)], options, workshop.seed)
+        # Of a given length all sentences cost the same: base reads one, which its text encoder is asked for once.
+        said = texts[:1] if options.forced_seconds else texts
+        prepared = system.prepare(workshop.voice(), said, options, workshop.seed, len(texts))
         values[name] = _compare(workshop, lambda places, say=say, prepared=prepared: say(prepared, places))
     headlines = {
         f"{label}batch{size}_speedup": values[name]["sizes"][str(size)]["speedup"]
         for label, name in (("", "nano"), ("base_", "base_language_model"))
         for size in (HEADLINE,)
-        if size in workshop.effort.batches
+        if size in effort.batches
     }
     tables = (
         _table("Batches of nano, language model and decoder", values["nano"]),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modules.evaluation.bench.bandwidth import Memory, engine_bytes, matrices, packed_bytes
+from modules.evaluation.bench.bandwidth import Memory, engine_bytes, plain_bytes
 from modules.evaluation.bench.measured import Measured, figure, share, times
 from modules.evaluation.bench.steps import OurSteps, PlainLoop, held_turn, quantised, step_turn
 from modules.evaluation.bench.timing import Spread, Turn
@@ -171,6 +171,8 @@ def _ways(workshop: Workshop, name: str, rows: int) -> _Ways:
     backbone, ways = workshop.backbone(name), _Ways()
     _add_plain(ways, workshop, backbone, rows)
     for weights in _types(workshop, ways):
+        if _left_out(ways, f"ours {weights}", workshop):
+            continue
         engine = workshop.engine(name, weights)
         steps = OurSteps(engine, HISTORY + workshop.effort.steps, rows)
         _add(ways, f"ours {weights}", steps, engine_bytes(backbone, engine, weights), workshop, backbone, rows)
@@ -179,27 +181,32 @@ def _ways(workshop: Workshop, name: str, rows: int) -> _Ways:
 
 def _add_plain(ways: _Ways, workshop: Workshop, backbone: nn.Module, rows: int) -> None:
     """The loops of the library: float32, and the quickest that a person gets without us."""
-    shapes = matrices(backbone.config)
-    _add(ways, PLAIN, PlainLoop(backbone, rows), _bytes(shapes, "float32"), workshop, backbone, rows)
+    config = backbone.config
+    _add(ways, PLAIN, PlainLoop(backbone, rows), plain_bytes(config, 4, 4), workshop, backbone, rows)
     if workshop.device.type == "cuda":
         half = deepcopy(backbone).to(torch.bfloat16)
-        _add(ways, "plain bf16", PlainLoop(half, rows), _bytes(shapes, "bf16"), workshop, backbone, rows)
+        _add(ways, "plain bf16", PlainLoop(half, rows), plain_bytes(config, 2, 2), workshop, backbone, rows)
+        return
+    if _left_out(ways, PLAIN_INT8, workshop):
         return
     try:
         loop = PlainLoop(quantised(backbone), rows)
         with torch.inference_mode():  # some builds have the function and not the kernels
             loop.begin(1)
-            loop.step(torch.zeros(rows, 1, backbone.config.hidden_size))
+            loop.step(torch.zeros(rows, 1, config.hidden_size))
     except (RuntimeError, NotImplementedError) as cause:
         ways.skipped[PLAIN_INT8] = str(cause).splitlines()[0]
         return
     # One scale for a whole matrix: nothing to read beside the bytes.
-    count = sum(outputs * inputs + 4 * outputs * bias for outputs, inputs, bias in shapes)
-    _add(ways, PLAIN_INT8, loop, count, workshop, backbone, rows)
+    _add(ways, PLAIN_INT8, loop, plain_bytes(config, 1, 4), workshop, backbone, rows)
 
 
-def _bytes(shapes: list[tuple[int, int, bool]], weights: str) -> int:
-    return sum(packed_bytes(*shape, weights) for shape in shapes)
+def _left_out(ways: _Ways, way: str, workshop: Workshop) -> bool:
+    """Whether the way is not measured in a run of this effort; the chosen type always is."""
+    out = way in workshop.effort.left_out and way != f"ours {workshop.chosen}"
+    if out:
+        ways.skipped[way] = "not part of a quick look"
+    return out
 
 
 def _types(workshop: Workshop, ways: _Ways) -> tuple[WeightType, ...]:

@@ -12,7 +12,7 @@ import torch
 
 from modules.runtime import device_label
 
-PACKAGES = ("torch", "transformers", "onnxruntime", "numpy", "gradio")
+PACKAGES = ("transformers", "onnxruntime", "numpy", "gradio")
 KINDS = ("bf16", "vnni", "int8", "i8mm", "dot", "amx", "sve", "avx2", "avx512_f", "neon", "asimd")
 """Parts of the names of abilities that decide how quick a step is."""
 _CPU_NAMES, _L3_SIZE = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
@@ -39,7 +39,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "memory_bytes": memory.total,
         "memory_available_bytes": memory.available,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {"torch": str(torch.__version__)} | {name: _version(name) for name in PACKAGES},
         "device": str(device),
         "device_name": device_label(device),
     }

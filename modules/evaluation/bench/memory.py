@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 
 from modules.errors import Stopped
-from modules.evaluation.bench.batching import TEXTS
+from modules.evaluation.bench.batching import TEXTS, first_words
 from modules.evaluation.bench.measured import Measured, figure
 from modules.evaluation.bench.speaking import speak, stream
 from modules.evaluation.bench.workshop import Workshop
@@ -16,37 +16,47 @@ from modules.inference.options import SpeakOptions
 from modules.inference.synthesizer import Synthesizer
 
 MIB = 1 << 20
+STRIDE = 20
+"""Requests between two looks."""
+SHORT_TEXTS = tuple(first_words(text, 3) for text in TEXTS)
 
 
 def measure_memory(workshop: Workshop) -> Measured:
-    """Requests of nano, streamed and spoken by turns, of sixteen texts. It is the first part of a run, because the
+    """Requests of nano, streamed and spoken by turns, of sixteen short texts. A part for the beginning of a run: the
     memory of others would hide what is looked for."""
     effort, voice = workshop.effort, workshop.voice()
     synthesizer = Synthesizer(workshop.nano("auto"))
-    settled = 0
-    for number in range(effort.memory_requests):
+    marks = {effort.settling, effort.memory_requests // 2, effort.memory_requests}
+    resident: dict[int, int] = {}
+    for number in range(1, effort.memory_requests + 1):
         if workshop.should_stop is not None and workshop.should_stop():
             raise Stopped
-        if number == effort.settling:
-            settled = _resident()
         ask = speak if number % 2 else stream
-        ask(synthesizer, voice, TEXTS[number % len(TEXTS)], SpeakOptions(seed=workshop.seed + number))
-    end, settled = _resident(), settled or _resident()
-    growth = 100 * (end - settled) / settled
+        ask(synthesizer, voice, SHORT_TEXTS[number % len(SHORT_TEXTS)], SpeakOptions(seed=workshop.seed + number))
+        if number in marks or number % STRIDE == 0:
+            resident[number] = _resident()
+    settled, end = resident[effort.settling], resident[effort.memory_requests]
+    half = resident[effort.memory_requests // 2]
     values: dict[str, Any] = {
         "requests": effort.memory_requests, "settling_requests": effort.settling,
+        "resident_mib_by_requests": {str(number): count / MIB for number, count in resident.items()},
         "resident_mib_after_settling": settled / MIB, "resident_mib_at_end": end / MIB,
-        "memory_growth_percent": growth, "peak_mib": peak_bytes() / MIB,
+        "memory_growth_percent": 100 * (end - settled) / settled,
+        "memory_growth_second_half_percent": 100 * (end - half) / half, "peak_mib": peak_bytes() / MIB,
     }  # fmt: skip
     rows = (
         (
             effort.memory_requests, figure(values["resident_mib_after_settling"]),
-            figure(values["resident_mib_at_end"]), f"{growth:+.1f} %", figure(values["peak_mib"]),
+            figure(values["resident_mib_at_end"]), f"{values['memory_growth_percent']:+.1f} %",
+            f"{values['memory_growth_second_half_percent']:+.1f} %", figure(values["peak_mib"]),
         ),
     )  # fmt: skip
-    header = ("requests", f"MiB after {effort.settling}", "MiB at the end", "growth", "peak MiB of the process")
+    header = (
+        "requests", f"MiB after {effort.settling}", "MiB at the end", "growth", "in the second half",
+        "peak MiB of the process",
+    )  # fmt: skip
     table = Table("Memory of nano", header, rows, "Resident memory of the process that speaks, libraries included.")
-    return Measured(values, (table,), {"memory_growth_percent": growth})
+    return Measured(values, (table,), {"memory_growth_percent": values["memory_growth_percent"]})
 
 
 def _resident() -> int:

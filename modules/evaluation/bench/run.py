@@ -3,6 +3,7 @@
 A part that fails does not take the others with it: its error stands where its figures would.
 """
 
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -51,6 +52,7 @@ class Run:
         self.measured: dict[str, Measured] = {}
         self.errors: dict[str, str] = {}
         self.traces: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
         self._busyness = Busyness()
 
     def parts_in_turn(self) -> Iterator[str]:
@@ -61,6 +63,7 @@ class Run:
         """
         for name, part in self.parts.items():
             yield name
+            begun = time.perf_counter()
             try:
                 self.measured[name] = part(self.workshop)
             except Stopped:
@@ -68,6 +71,7 @@ class Run:
             except Exception as error:
                 self.errors[name] = f"{type(error).__name__}: {error}"
                 self.traces[name] = traceback.format_exc()
+            self.seconds[name] = time.perf_counter() - begun
 
     def document(self) -> dict[str, Any]:
         """All figures as JSON values, with what they were measured on."""
@@ -79,6 +83,7 @@ class Run:
             "base_preset": self.workshop.base.name,
             "effort": asdict(self.workshop.effort),
             "machine": machine_facts(self.workshop.device) | self._busyness.facts(),
+            "part_seconds": self.seconds,
             "parts": {name: part.values for name, part in self.measured.items()},
             "errors": self.errors,
             "traces": self.traces,

@@ -4,13 +4,13 @@ Shapes: S samples.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
 from modules.evaluation.bench.measured import Measured, figure, share
-from modules.evaluation.bench.timing import Spread, percentile
+from modules.evaluation.bench.timing import Rounds, Spread, percentile
 from modules.evaluation.bench.workshop import TEXT, Workshop
 from modules.evaluation.results import Table
 from modules.gpt.engines import Precision
@@ -19,6 +19,7 @@ from modules.inference.parts import Parts
 from modules.inference.synthesizer import Synthesizer
 from modules.inference.voice import Voice
 
+PRECISIONS: tuple[Precision, ...] = ("auto", "float32")
 _MS = 1e3
 _NOTE = (
     "{requests} requests of every way in turns, one text of {characters} characters, one voice with its words, another "
@@ -61,26 +62,27 @@ def speak(synthesizer: Synthesizer, voice: Voice, text: str, options: SpeakOptio
     return Spoken(time.perf_counter() - start, first, seconds)
 
 
-@dataclass
-class Shares:
-    """Where the time of requests goes: parts under a stopwatch, and the seconds spent in each."""
+class Watch:
+    """Where the time of a request goes: seconds in the language model and in the decoder, when whole sentences are
+    spoken one part after the other."""
 
-    parts: Parts
-    seconds: dict[str, float] = field(default_factory=lambda: {"language_model": 0.0, "decoder": 0.0})
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
 
-    def watched(self) -> Parts:
-        """The parts, with a stopwatch on what speaking whole sentences asks of them."""
-        gpt = _Timed(self.parts.gpt, "generate_batch", lambda s: self._add("language_model", s))
-        decoder = _Timed(self.parts.vits2, "infer_batch", lambda s: self._add("decoder", s))
-        return replace(self.parts, gpt=gpt, vits2=decoder)
+    def over(self, parts: Parts) -> Parts:
+        """The same parts under this watch."""
+        gpt = _Timed(parts.gpt, "generate_batch", lambda s: self._add("language_model", s))
+        decoder = _Timed(parts.vits2, "infer_batch", lambda s: self._add("decoder", s))
+        return replace(parts, gpt=gpt, vits2=decoder)
 
-    def of(self, wall_seconds: float) -> dict[str, float]:
-        """Shares of so many seconds in all."""
-        told = {f"share_{name}": seconds / max(wall_seconds, 1e-9) for name, seconds in self.seconds.items()}
+    def shares(self, wall_seconds: float) -> dict[str, float]:
+        """Shares of a request of so many seconds, and begin anew."""
+        spent, self._seconds = self._seconds, {}
+        told = {f"share_{name}": spent.get(name, 0.0) / wall_seconds for name in ("language_model", "decoder")}
         return told | {"share_rest": max(0.0, 1.0 - sum(told.values()))}
 
     def _add(self, name: str, seconds: float) -> None:
-        self.seconds[name] += seconds
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
 
 class _Timed:
@@ -106,14 +108,15 @@ class _Timed:
 
 def measure_nano(workshop: Workshop) -> Measured:
     """The shipped nano in the type of weights that the program takes, and in float32."""
-    values, ways = {"text_characters": len(TEXT)}, _Requests(workshop, SpeakOptions())
-    for precision in _precisions(workshop):
+    values: dict[str, Any] = {"text_characters": len(TEXT)}
+    ways = _Requests(workshop, workshop.effort.requests, SpeakOptions())
+    for precision in PRECISIONS:
         start = time.perf_counter()
         parts = workshop.nano(precision)
         values[precision] = {"weights": parts.gpt.weights, "load_seconds": time.perf_counter() - start}
         values[precision] |= ways.add(precision, parts)
     ways.measure(values)
-    table = _table("Nano from end to end", values, _precisions(workshop))
+    table = _table("Nano from end to end", values, PRECISIONS)
     auto = values["auto"]
     headlines = {"nano_rtf": auto["stream_rtf"], "nano_first_sound_ms_p50": auto["first_sound_ms_p50"]}
     return Measured(values, (table,), headlines)
@@ -122,8 +125,6 @@ def measure_nano(workshop: Workshop) -> Measured:
 def measure_base(workshop: Workshop) -> Measured:
     """The preset of full size with random weights, which speak noise of a given length."""
     effort = workshop.effort
-    workshop = replace(workshop, effort=replace(effort, requests=effort.base_requests))
-    options = SpeakOptions(forced_seconds=effort.forced_seconds)
     start = time.perf_counter()
     parts = workshop.full_size()
     told = {"weights": parts.gpt.weights, "build_seconds": time.perf_counter() - start}
@@ -133,7 +134,7 @@ def measure_base(workshop: Workshop) -> Measured:
         "forced_seconds": effort.forced_seconds, "text_precision": encoder.precision if encoder else None,
         "tokens_per_second_of_sound": parts.speech.frame_rate, "text_characters": len(TEXT), "auto": told,
     }  # fmt: skip
-    ways = _Requests(workshop, options)
+    ways = _Requests(workshop, effort.base_requests, SpeakOptions(forced_seconds=effort.forced_seconds))
     told |= ways.add("auto", parts)
     ways.measure(values)
     table = _table(f"{workshop.base.name} from end to end, random weights", values, ["auto"])
@@ -144,60 +145,55 @@ def measure_base(workshop: Workshop) -> Measured:
 class _Requests:
     """Requests of several systems in turns; every system streams and speaks."""
 
-    def __init__(self, workshop: Workshop, options: SpeakOptions):
-        self._workshop, self._options = workshop, options
+    def __init__(self, workshop: Workshop, rounds: Rounds, options: SpeakOptions):
+        self._workshop, self._rounds, self._options = workshop, rounds, options
         self._spoken: dict[str, list[Spoken]] = {}
-        self._shares: dict[str, Shares] = {}
+        self._shares: dict[str, list[dict[str, float]]] = {}
         self._turns: dict[str, Callable[[], float]] = {}
 
     def add(self, name: str, parts: Parts) -> dict[str, float]:
         """A system that takes part; its first request is made now, and told apart."""
-        self._shares[name] = shares = Shares(parts)
-        streams, speaks = Synthesizer(parts), Synthesizer(shares.watched())
-        cold = self._turn(f"{name} stream", stream, streams)
-        self._turn(f"{name} speak", speak, speaks)
-        first = self._spoken[f"{name} stream"][0] if cold() else None
-        return {"cold_first_sound_ms": _MS * first.first_seconds, "cold_seconds": first.wall_seconds}
+        watch, voice = Watch(), self._workshop.voice()
+        synthesizer = Synthesizer(watch.over(parts))
+        spoken = self._spoken
+        for way, ask in (("stream", stream), ("speak", speak)):
+            key, seeds = f"{name} {way}", count(self._workshop.seed)
+            spoken[key], self._shares[key] = [], []
 
-    def _turn(self, way: str, ask: Callable[..., Spoken], synthesizer: Synthesizer) -> Callable[[], float]:
-        seeds, voice = count(self._workshop.seed), self._workshop.voice()
+            def turn(key: str = key, ask: Callable = ask, seeds: Iterator[int] = seeds) -> float:
+                one = ask(synthesizer, voice, TEXT, replace(self._options, seed=next(seeds)))
+                spoken[key].append(one)
+                self._shares[key].append(watch.shares(one.wall_seconds))
+                return one.wall_seconds
 
-        def turn() -> float:
-            spoken = ask(synthesizer, voice, TEXT, replace(self._options, seed=next(seeds)))
-            self._spoken.setdefault(way, []).append(spoken)
-            return spoken.wall_seconds
-
-        self._turns[way] = turn
-        return turn
+            self._turns[key] = turn
+        self._turns[f"{name} stream"]()
+        cold = spoken[f"{name} stream"][0]
+        return {"cold_first_sound_ms": _MS * cold.first_seconds, "cold_seconds": cold.wall_seconds}
 
     def measure(self, values: dict[str, Any]) -> None:
         """All rounds; figures go to `values` by the names of the systems."""
-        taken = self._workshop.effort.requests.run(self._turns, self._workshop.should_stop)
-        for name, shares in self._shares.items():
-            # Of every way the requests before the rounds are left out: the cold one and the warm-up.
-            streamed, spoken = (
-                self._spoken[f"{name} {way}"][-len(taken[f"{name} {way}"]) :] for way in ("stream", "speak")
-            )
+        taken = self._rounds.run(self._turns, self._workshop.should_stop)
+        for name in {key.split()[0]: None for key in self._turns}:
+            counted = len(taken[f"{name} stream"])  # neither the cold one nor the warm-up
+            streamed, spoken = (self._spoken[f"{name} {way}"][-counted:] for way in ("stream", "speak"))
+            shares = self._shares[f"{name} speak"][-counted:]
             first = [_MS * s.first_seconds for s in streamed]
             values[name] |= {
-                "requests": len(streamed),
+                "requests": counted,
                 "stream_rtf": Spread.of([s.rtf for s in streamed]).median,
                 "speak_rtf": Spread.of([s.rtf for s in spoken]).median,
                 "first_sound_ms_p50": percentile(first, 50),
                 "first_sound_ms_p95": percentile(first, 95),
                 "first_sentence_ms_p50": percentile([_MS * s.first_seconds for s in spoken], 50),
                 "sound_seconds": Spread.of([s.sound_seconds for s in streamed]).median,
-            } | shares.of(sum(s.wall_seconds for s in self._spoken[f"{name} speak"]))
+            } | {part: Spread.of([one[part] for one in shares]).median for part in shares[0]}
 
 
-def _precisions(workshop: Workshop) -> list[Precision]:
-    return ["auto", "float32"]
-
-
-def _table(title: str, values: dict[str, Any], names: list[str]) -> Table:
+def _table(title: str, values: dict[str, Any], names: Sequence[str]) -> Table:
     header = (
-        "weights", "stream, real-time factor", "first sound, ms", "95 of 100, ms", "cold, ms", "speak, real-time factor",
-        "sentence, ms", "language model", "decoder", "rest",
+        "weights", "stream, real-time factor", "first sound, ms", "95 of 100, ms", "cold, ms",
+        "speak, real-time factor", "sentence, ms", "language model", "decoder", "rest",
     )  # fmt: skip
     rows = []
     for name in names:

@@ -57,12 +57,14 @@ class Rounds:
     """How often ways take turns.
 
     Args:
-        most: rounds, after one that warms up.
+        most: rounds that count.
         seconds: no round after the first is begun once so much time has gone, the warm-up included.
+        warm: whether a round that does not count comes first.
     """
 
     most: int
     seconds: float
+    warm: bool = True
 
     def run(self, ways: Mapping[str, Turn], should_stop: Callable[[], bool] | None = None) -> dict[str, list[float]]:
         """What every way took in every round. Every second round goes backwards, so that no way always follows the
@@ -73,7 +75,7 @@ class Rounds:
         """
         found: dict[str, list[float]] = {name: [] for name in ways}
         begun = time.perf_counter()
-        for number in range(self.most + 1):
+        for number in range(0 if self.warm else 1, self.most + 1):
             if number > 1 and time.perf_counter() - begun > self.seconds:
                 break
             names = list(ways) if number % 2 else list(reversed(ways))

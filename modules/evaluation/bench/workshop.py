@@ -65,8 +65,8 @@ class Workshop:
         )
 
     def full_size(self) -> Parts:
-        """The preset of full size with random weights; its text encoder in bytes where there is a kernel for them."""
-        text = "int8" if self.device.type == "cpu" else "bf16"
+        """The preset of full size with random weights."""
+        text = self.effort.text_precision if self.device.type == "cpu" else "bf16"
         more = {"text_precision": text, "precision": "auto", "seed": self.seed}
         return self._once("full size", lambda: random_parts(self.base, self.device, self.models, **more))
 
@@ -85,7 +85,7 @@ class Workshop:
             speaking = (self.nano("auto") if name == "nano" else self.full_size()).gpt
             if speaking.weights == weights:
                 return speaking.engine
-        return self._once((name, weights), lambda: build_engine(backbone, weights))
+        return self._once(("engine", name, weights), lambda: build_engine(backbone, weights))
 
     def voice(self) -> Voice:
         """The first example voice with its words."""
