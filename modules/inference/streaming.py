@@ -29,6 +29,7 @@ from modules.inference.options import Chunk, Segment, SpeakOptions
 from modules.inference.parts import Parts
 from modules.inference.sentences import Features, Sentence, Timbre, decode_options, make_sentence, write
 from modules.inference.telling import Told
+from modules.runtime import threads_within
 from modules.vits2.streaming import SoundStream
 
 FIRST_SECONDS = 0.48
@@ -76,7 +77,8 @@ class LiveSpeech:
         self._timbre, self._options, self._told = timbre, options, told
         self._lines = [_Line(index, seed) for index, seed in enumerate(seeds)]
         self._changed = threading.Condition()
-        self._cancelled = False
+        self._cancelled = self._done = False
+        self._threads = torch.get_num_threads()
         self._failure: BaseException | None = None
         self._rate = parts.speech.frame_rate
         self._sample_rate = parts.vits2.audio.sample_rate
@@ -108,7 +110,7 @@ class LiveSpeech:
             taken += len(codes)
             sound = sound or self._sound(line)
             with clock.decoding():
-                raws.append(_decode(sound, codes, final))
+                raws.append(self._decode(sound, codes, final))
             wav = finisher.push(raws[-1], final)
             if final and not taken:  # nothing was said: as much silence as `speak` gives
                 wav = np.zeros(round(0.12 * self._sample_rate), np.float32)
@@ -132,6 +134,15 @@ class LiveSpeech:
                 self._changed.wait(0.02)
             line.has_left = True
             return _stack(line.codes[taken:], len(self._parts.speech.codebook_sizes)), line.ended is not None
+
+    def _decode(self, sound: SoundStream, codes: Tensor, final: bool) -> np.ndarray:
+        """New frames [T, K] -> the raw samples float32 [S] that are settled now."""
+        # The language model works on a core of its own; a thread too many would keep all others waiting.
+        threads = self._threads if self._done else max(1, self._threads - 1)
+        with torch.inference_mode(), threads_within(threads, self._threads):
+            if len(codes):
+                sound.push(codes)
+            return sound.read(final=final).numpy()
 
     def _sound(self, line: _Line) -> SoundStream:
         written = write(self._parts, self._texts[line.index])
@@ -170,6 +181,7 @@ class LiveSpeech:
                 frames = sum(len(line.codes) for line in batch)
                 busy = (time.perf_counter() - started) * self._rate / max(frames, 1)
                 size = max(1, min(2 * size, MOST_TOGETHER, int(BUSY / busy) if busy > 0 else MOST_TOGETHER))
+            self._done = True
         except BaseException as failure:  # who asks for chunks has to know
             with self._changed:
                 self._failure = failure
@@ -250,14 +262,6 @@ class _Clock:
             return True
         ahead = self._seconds - (time.monotonic() - self._since)
         return ahead < RESERVE_SECONDS + 2 * self._decoding_seconds
-
-
-def _decode(sound: SoundStream, codes: Tensor, final: bool) -> np.ndarray:
-    """New frames [T, K] -> the raw samples float32 [S] that are settled now."""
-    with torch.inference_mode():
-        if len(codes):
-            sound.push(codes)
-        return sound.read(final=final).numpy()
 
 
 def _stack(codes: Sequence[Tensor], codebooks: int) -> Tensor:
