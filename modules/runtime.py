@@ -1,5 +1,6 @@
 """The device, the number formats it does well, seeds and threads. Nothing is decided on import."""
 
+import functools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,14 @@ def set_threads(n: int) -> None:
     """Let torch use `n` CPU threads; 0 keeps its choice."""
     if n > 0:
         torch.set_num_threads(n)
+        full_threads.cache_clear()
+
+
+@functools.cache
+def full_threads() -> int:
+    """CPU threads that torch may use, as it was at first or `set_threads` said: inside `threads_within` torch itself
+    tells another number, and in threads that began meanwhile too."""
+    return torch.get_num_threads()
 
 
 @contextmanager

@@ -305,6 +305,8 @@ def _speak(
     except BrokenPipeError:  # the player was closed: that is how a listener stops
         interrupted = True
         _close_output()
+        if not segments:
+            raise KeyboardInterrupt from None
     return segments, (first, time.perf_counter() - start), interrupted
 
 

@@ -51,10 +51,15 @@ class Cache:
         """Filled positions of the fullest row."""
         return max(self.lengths)
 
-    def check_room(self, new: int) -> None:
-        """Raises ValueError when `new` more positions do not fit."""
-        if self.longest + new > self.capacity:
+    def check_room(self, new: Sequence[int]) -> None:
+        """Raises ValueError when so many more positions of each row do not fit."""
+        if max(length + count for length, count in zip(self.lengths, new, strict=True)) > self.capacity:
             raise ValueError(f"cache of {self.capacity} positions is full")
+
+    def row(self, row: int) -> "Cache":
+        """One row; the same memory, with a length of its own."""
+        keys, values = self.keys[:, row : row + 1], self.values[:, row : row + 1]
+        return Cache(keys, values, [self.lengths[row]])
 
     def keep(self, rows: Sequence[int]) -> "Cache":
         """A cache of these rows alone, in this order."""

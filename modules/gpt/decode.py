@@ -34,7 +34,7 @@ from modules.gpt.sequence import SPEECH, Part, arrange, part_length
 from modules.gpt.speaking import Speech, StoppedBy, writer_of
 from modules.gpt.watching import Watch
 from modules.precision import Precision
-from modules.runtime import threads_within
+from modules.runtime import full_threads, threads_within
 
 __all__ = [
     "DecodeOptions",
@@ -155,7 +155,7 @@ class Decoder:
         self._device = model.specials.device
         self.weights: WeightType = weight_type(precision, self._device)
         self.engine = build_engine(model.backbone, self.weights)
-        self._threads = torch.get_num_threads()
+        self._threads = full_threads()
         self._voices: OrderedDict[Hashable, tuple[Tensor, Tensor]] = OrderedDict()
         self._lock = Lock()
         with torch.inference_mode():
@@ -242,21 +242,22 @@ class Decoder:
             )
             for i, (request, limit) in enumerate(zip(requests, limits, strict=True))
         ]
-        writer, alive = writer_of(chooser, speeches), list(range(len(requests)))
+        writer, alive, told = writer_of(chooser, speeches), list(range(len(requests))), set[int]()
         while True:
             if should_stop is not None and should_stop():
                 raise Stopped
             step = writer.write(hidden)
-            ended = [row for row, place in enumerate(alive) if speeches[place].complete]
+            ended = [row for row, place in enumerate(alive) if speeches[place].complete and place not in told]
+            told |= {alive[row] for row in ended}
             for place in [alive[row] for row in ended]:
                 generated = self._result(speeches[place], pointers[place] if pointers else None)
                 if requests[place].on_end is not None:
                     requests[place].on_end(generated)
                 yield place, generated
-            if ended:
+            if all(speeches[place].complete for place in alive):
+                return
+            if ended and not self.engine.fixed_rows:
                 going = [row for row in range(len(alive)) if row not in ended]
-                if not going:
-                    return
                 writer.keep(going)
                 spoken.keep(going)
                 step, alive = step[going], [alive[row] for row in going]
@@ -282,6 +283,8 @@ class Decoder:
         limits = [self._limit(length, o) for length, o in zip(longest, options, strict=True)]
         x, positions = self.model.embed(grid), self.model.positions(grid)
         room = max(length + self.pattern.steps(limit) for length, limit in zip(longest, limits, strict=True))
+        if self.engine.fixed_rows:  # rows that have come to their end go on beside the others
+            room = max(longest) + self.pattern.steps(max(limits))
         hidden, cache = self._read(rows, x, positions, lengths, room)
         place = None
         if positions is not None:

@@ -51,7 +51,9 @@ class StepGraphs:
     def __init__(self, engine):
         self._engine = engine
         self._free: list[Cache] = []
-        self._lock = threading.Lock()
+        # Reentrant, because a cache may be collected, and so come back, in the middle of anything.
+        self._lock = threading.RLock()
+        self._recording = threading.Lock()
 
     def new_cache(self, rows: int, capacity: int) -> Cache:
         """An empty cache; its memory comes back when the last that holds the cache lets go of it."""
@@ -74,7 +76,8 @@ class StepGraphs:
         width = width_for(cache.longest + 1, cache.capacity)
         recorded = cache.bound.get(width)
         if recorded is None:
-            recorded = cache.bound[width] = self._record(x, cache, width)
+            with self._recording:
+                recorded = cache.bound[width] = self._record(x, cache, width)
         at = torch.tensor(cache.lengths).pin_memory().to(x.device, non_blocking=True)
         recorded.at.copy_(at)
         recorded.x.copy_(x)
@@ -92,7 +95,8 @@ class StepGraphs:
 
         _warm(step)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may go on using the card meanwhile, the decoder for one.
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
             hidden = step()
         return _Recorded(graph, *inputs, hidden)
 

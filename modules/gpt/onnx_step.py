@@ -22,10 +22,15 @@ from modules.gpt.cache import Cache
 from modules.gpt.onnx_graph import BLOCKS, CONTRIB, Graph, point
 from modules.gpt.step import fused
 
+HEAD_MULTIPLE = 16
+"""GroupQueryAttention wants heads as wide as a multiple of this."""
+
 
 def fits(backbone: nn.Module) -> bool:
-    """Whether blocks of weights divide every matrix of the backbone."""
+    """Whether blocks of weights divide every matrix of the backbone, and the kernel of attention knows its heads."""
     shape = backbone.config
+    if shape.hidden_size // shape.num_attention_heads % HEAD_MULTIPLE:
+        return False
     return shape.hidden_size % BLOCKS[-1] == 0 and shape.intermediate_size % BLOCKS[-1] == 0
 
 
@@ -38,7 +43,7 @@ class OnnxStepEngine:
         threads: that a step works with.
     """
 
-    threads = 1
+    threads, fixed_rows = 1, False
 
     def __init__(self, backbone: nn.Module, weights: str = "int8", threads: int = 1):
         shape = backbone.config
@@ -60,8 +65,8 @@ class OnnxStepEngine:
     ) -> Tensor:
         """See `Engine`."""
         rows, added, _ = x.shape
-        cache.check_room(added)
         starts, counts = cache.lengths, [added] * rows if new is None else list(new)
+        cache.check_room(counts)
         if added == 1:
             hidden = self._run(x, cache, range(rows), positions)
         else:

@@ -28,6 +28,8 @@ class Engine(Protocol):
     """Most positions that the model has."""
     threads: int | None
     """How many threads of torch suit what is done between its steps; None: as many as there are."""
+    fixed_rows: bool
+    """Whether rows that have come to their end cost less than new memory for the others."""
 
     def new_cache(self, rows: int, capacity: int) -> Cache:
         """An empty cache for this engine."""
@@ -75,6 +77,7 @@ class StepEngine:
             self._speeds = backbone.rotary_emb.inv_freq.float().clone()
         self._cache_dtype = torch.float32 if weights == "float32" else torch.bfloat16
         self._graphs = None
+        self.fixed_rows = self._final.device.type == "cuda"  # graphs are bound to their memory
         if self._final.device.type == "cuda":
             from modules.gpt.graphs import StepGraphs  # only where there are such
 
@@ -97,10 +100,16 @@ class StepEngine:
     ) -> Tensor:
         """See `Engine`."""
         rows, added, _ = x.shape
-        cache.check_room(added)
+        counts = [added] * rows if new is None else list(new)
+        cache.check_room(counts)
         starts, even = cache.lengths, len(set(cache.lengths)) == 1
-        ends = [start + (added if new is None else count) for start, count in zip(starts, new or starts, strict=True)]
-        if self._graphs is not None and added == 1:
+        if added > 1 and rows > 1 and not (even and min(counts) == added):
+            # One by one, so that no row pays for another's padding or writes it anywhere.
+            hidden = x.new_zeros(x.shape)
+            for row, count in enumerate(counts):
+                there = None if positions is None else positions[row : row + 1, :count]
+                hidden[row, :count] = self(x[row : row + 1, :count], cache.row(row), there)[0]
+        elif self._graphs is not None and added == 1:
             hidden = self._graphs.step(x, cache, positions)
         elif even:
             start, end = starts[0], starts[0] + added
@@ -111,7 +120,7 @@ class StepEngine:
         else:
             at = torch.tensor(starts, device=x.device)
             hidden = self.run_at(x, cache, positions, at, cache.longest + added)
-        cache.lengths = ends
+        cache.lengths = [start + count for start, count in zip(starts, counts, strict=True)]
         return hidden
 
     def run_at(self, x: Tensor, cache: Cache, positions: Tensor | None, at: Tensor, width: int) -> Tensor:

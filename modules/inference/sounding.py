@@ -15,6 +15,11 @@ from modules.inference.options import SpeakOptions
 from modules.inference.parts import Parts
 from modules.inference.sentences import Timbre, Written
 
+MOST_TOGETHER = 8
+"""Sentences that are spoken as one batch."""
+MOST_SECONDS = 60.0
+"""Sound that is decoded as one batch, padding included; it bounds the memory."""
+
 
 @torch.inference_mode()
 def sounds(
@@ -30,6 +35,17 @@ def sounds(
     spoken = [i for i, said in enumerate(codes) if len(said)]
     found = [silence] * len(codes)
     if not spoken:
+        return found
+    longest, fitting = max(len(codes[i]) for i in spoken), MOST_SECONDS * parts.speech.frame_rate
+    most = max(1, int(fitting / longest))
+    if len(spoken) > most:
+        for first in range(0, len(spoken), most):
+            some = spoken[first : first + most]
+            together = sounds(
+                parts, [codes[i] for i in some], [texts[i] for i in some], timbre, options, [seeds[i] for i in some]
+            )
+            for i, wav in zip(some, together, strict=True):
+                found[i] = wav
         return found
     device, rows = parts.device, [texts[i] for i in spoken]
     lengths = torch.tensor([len(codes[i]) for i in spoken], device=device)

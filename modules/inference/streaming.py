@@ -10,6 +10,7 @@ A sentence that went wrong is spoken again as long as nothing of it has left.
 Shapes: S samples, T frames of speech tokens, K codebooks.
 """
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,17 +25,20 @@ from modules.errors import Stopped
 from modules.gpt.decode import Generated, Request
 from modules.inference import finishing
 from modules.inference.attempts import RETRIES, code_alarms, retry_seed
+from modules.inference.lengths import SHORTEST_SECONDS
 from modules.inference.live_finishing import LiveFinisher
 from modules.inference.options import Chunk, Segment, SpeakOptions
 from modules.inference.parts import Parts
 from modules.inference.sentences import Features, Sentence, Timbre, decode_options, make_sentence, write
+from modules.inference.sounding import MOST_TOGETHER
 from modules.inference.telling import Told
-from modules.runtime import threads_within
+from modules.runtime import full_threads, threads_within
 from modules.vits2.streaming import SoundStream
 
 FIRST_SECONDS = 0.48
 """New speech that is worth a chunk."""
-MOST_TOGETHER = 8
+JOIN_SECONDS = 1.0
+"""So long is waited for the language model when nobody listens any more; it ends by itself."""
 RESERVE_SECONDS = 0.25
 """Sound that a listener should always have in front of him, besides what it takes to decode a chunk."""
 BUSY = 0.4
@@ -78,14 +82,15 @@ class LiveSpeech:
         self._lines = [_Line(index, seed) for index, seed in enumerate(seeds)]
         self._changed = threading.Condition()
         self._cancelled = self._done = False
-        self._threads = torch.get_num_threads()
         self._failure: BaseException | None = None
         self._rate = parts.speech.frame_rate
         self._sample_rate = parts.vits2.audio.sample_rate
 
     def chunks(self) -> Iterator[Chunk]:
         """The sound, piece by piece; ends early when it should stop."""
-        worker = threading.Thread(target=self._speak, name="language model", daemon=True)
+        # In the caller's context, which knows whom progress is told.
+        run = contextvars.copy_context().run
+        worker = threading.Thread(target=run, args=(self._speak,), name="language model", daemon=True)
         worker.start()
         clock = _Clock(self._sample_rate)
         try:
@@ -95,7 +100,8 @@ class LiveSpeech:
             return
         finally:
             self._cancelled = True
-            worker.join()
+            worker.join(JOIN_SECONDS)
+            self._failure = None  # its traceback would hold on to everything in here
 
     def _line_chunks(self, line: _Line, clock: "_Clock") -> Iterator[Chunk]:
         """The chunks of one sentence. Raises Stopped."""
@@ -113,7 +119,7 @@ class LiveSpeech:
                 raws.append(self._decode(sound, codes, final))
             wav = finisher.push(raws[-1], final)
             if final and not taken:  # nothing was said: as much silence as `speak` gives
-                wav = np.zeros(round(0.12 * self._sample_rate), np.float32)
+                wav = np.zeros(round(SHORTEST_SECONDS * self._sample_rate), np.float32)
             left.append(wav)
             if not len(wav) and not final:
                 continue
@@ -127,7 +133,7 @@ class LiveSpeech:
         enough = max(1, round(FIRST_SECONDS * self._rate))
         with self._changed:
             while True:
-                if self._failure is not None:
+                if self._failure is not None and line.ended is None:
                     raise self._failure
                 if line.ended is not None or (len(line.codes) - taken >= enough and clock.is_short):
                     break
@@ -137,9 +143,10 @@ class LiveSpeech:
 
     def _decode(self, sound: SoundStream, codes: Tensor, final: bool) -> np.ndarray:
         """New frames [T, K] -> the raw samples float32 [S] that are settled now."""
-        # The language model works on a core of its own; a thread too many would keep all others waiting.
-        threads = self._threads if self._done else max(1, self._threads - 1)
-        with torch.inference_mode(), threads_within(threads, self._threads):
+        # A small language model works on a core of its own; a thread too many would keep all others waiting.
+        alone = self._done or self._parts.gpt.engine.threads is None
+        threads = full_threads() if alone else max(1, full_threads() - 1)
+        with torch.inference_mode(), threads_within(threads, full_threads()):
             if len(codes):
                 sound.push(codes)
             return sound.read(final=final).numpy()
@@ -171,7 +178,7 @@ class LiveSpeech:
     def _speak(self) -> None:
         """What the thread of the language model does."""
         try:
-            done, size = 0, 1
+            done, size, most = 0, 1, MOST_TOGETHER
             while done < len(self._lines):
                 batch = self._lines[done : done + size]
                 self._told.begin(batch[0].index)
@@ -180,7 +187,7 @@ class LiveSpeech:
                 done += len(batch)
                 frames = sum(len(line.codes) for line in batch)
                 busy = (time.perf_counter() - started) * self._rate / max(frames, 1)
-                size = max(1, min(2 * size, MOST_TOGETHER, int(BUSY / busy) if busy > 0 else MOST_TOGETHER))
+                size = max(1, min(2 * size, most, int(BUSY / busy) if busy > 0 else most))
             self._done = True
         except BaseException as failure:  # who asks for chunks has to know
             with self._changed:
@@ -210,7 +217,7 @@ class LiveSpeech:
                         line.ended = generated
                     self._changed.notify_all()
 
-            requests = [self._request(line, sentences[line.index], end) for line in pending]
+            requests = [self._request(line, sentences[line.index], end, told=line is lines[0]) for line in pending]
             self._parts.gpt.generate_batch(requests, should_stop=self._should_stop)
             for line in again:
                 line.seed, line.retries = retry_seed(line.seed, 1), line.retries + 1
@@ -218,15 +225,17 @@ class LiveSpeech:
                 return
             pending = again
 
-    def _request(self, line: _Line, sentence: Sentence, end: Callable[[_Line, Generated], None]) -> Request:
-        told = self._told.frames_of(line.index)
+    def _request(
+        self, line: _Line, sentence: Sentence, end: Callable[[_Line, Generated], None], told: bool
+    ) -> Request:  # fmt: skip
+        tell = self._told.frames_of(line.index) if told else None
 
         def add(frames: int, codes: Tensor) -> None:
             with self._changed:
                 line.codes.append(codes)
                 self._changed.notify_all()
-            if told is not None:
-                told(frames, codes)
+            if tell is not None:
+                tell(frames, codes)
 
         options = decode_options(self._options, sentence.lengths, line.seed, self._rate)
         return Request(sentence.prompts, options, add, lambda generated: end(line, generated))
@@ -244,8 +253,9 @@ class _Clock:
 
     def add(self, wav: np.ndarray) -> None:
         """This has left."""
-        if not self._seconds:
-            self._since = time.monotonic()
+        now = time.monotonic()
+        if not self._seconds or now - self._since > self._seconds:  # the first, or the listener had to wait
+            self._since = now - self._seconds
         self._seconds += len(wav) / self._sample_rate
 
     @contextmanager

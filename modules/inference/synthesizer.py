@@ -35,7 +35,7 @@ from modules.inference.sentences import (
     make_sentence,
     write,
 )
-from modules.inference.sounding import sounds
+from modules.inference.sounding import MOST_TOGETHER, sounds
 from modules.inference.streaming import LiveSpeech
 from modules.inference.telling import ProgressCallback, StopCallback, Told
 from modules.inference.voice import Reference, Voice
@@ -46,12 +46,11 @@ from modules.speech.prosody import F0_FRAME_RATE_HZ, median_f0
 from modules.text.encoder import Precision as TextPrecision
 from modules.text.sentences import split_text
 from modules.text.spoken import spoken_text
+from modules.vits2.streaming import can_stream
 
 __all__ = ["RETRIES", "Chunk", "Progress", "Segment", "SpeakOptions", "Synthesizer"]
 
 CACHED_REFERENCES = 32
-MOST_TOGETHER = 8
-"""Sentences that are spoken as one batch."""
 
 
 class Synthesizer:
@@ -122,7 +121,7 @@ class Synthesizer:
         sentences = split_text(text, options.cut)
         seed = secrets.randbelow(MAX_SEED) if options.seed is None else int(options.seed)
         self.used_seed = seed
-        return self._speak(voice, sentences, options, seed, on_progress, should_stop)
+        return self._speak(voice, sentences, options, seed, Told(len(sentences), on_progress, should_stop))
 
     def stream(
         self,
@@ -135,8 +134,9 @@ class Synthesizer:
     ) -> Iterator[Chunk]:
         """Speak a text and hand its sound out while it comes into being; arguments and errors are those of `speak`.
 
-        Chunks joined are what `join` makes of their segments. The codes are those of `speak`, but a sentence whose
-        beginning has left is not spoken again; the sound is that of `speak` but for its level, which cannot wait for
+        Chunks joined are what `join` makes of their segments. The codes are those of `speak` where nothing went wrong:
+        a sentence whose beginning has left is not spoken again, and one that fails every time is taken as it was last.
+        The sound is that of `speak` but for its level, which cannot wait for
         the sentence's end (see `modules.inference.live_finishing`), and for seams within `vits2.streaming`'s tolerance.
         """
         texts = split_text(text, options.cut)
@@ -147,9 +147,18 @@ class Synthesizer:
     def _stream(
         self, voice: Voice, texts: list[str], options: SpeakOptions, seed: int, told: Told
     ) -> Iterator[Chunk]:  # fmt: skip
+        if not can_stream(self._parts.vits2):
+            yield from self._whole_chunks(self._speak(voice, texts, options, seed, told), options)
+            return
         timbre, references = self._timbre(voice, options), self._prompt_references(voice, options)
         seeds = [sentence_seed(seed, i) for i in range(len(texts))]
         yield from LiveSpeech(self._parts, texts, references, timbre, options, seeds, told).chunks()
+
+    def _whole_chunks(self, segments: Iterator[Segment], options: SpeakOptions) -> Iterator[Chunk]:
+        """Whole sentences as chunks, for decoders that cannot do less."""
+        for segment in segments:
+            pause = np.zeros(round(options.pause_seconds * self.sample_rate) if segment.index else 0, np.float32)
+            yield Chunk(segment.index, segment.total, np.concatenate([pause, segment.wav]), segment)
 
     def render(self, voice: Voice, segments: Sequence[Segment], options: SpeakOptions) -> Iterator[Segment]:
         """Decode the codes of segments again, with another speed or timbre (the frozen way). With the voice and
@@ -171,10 +180,9 @@ class Synthesizer:
         texts: list[str],
         options: SpeakOptions,
         seed: int,
-        on_progress: ProgressCallback | None,
-        should_stop: StopCallback | None,
+        told: Told,
     ) -> Iterator[Segment]:
-        timbre, told = self._timbre(voice, options), Told(len(texts), on_progress, should_stop)
+        timbre = self._timbre(voice, options)
         references = self._prompt_references(voice, options)
         done = 0
         for size in batch_sizes(len(texts)):

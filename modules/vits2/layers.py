@@ -138,6 +138,10 @@ class Film(nn.Module):
         return torch.addcmul(shift[:, None], F.layer_norm(x, (self.hidden,)), 1 + scale[:, None])
 
 
+ROWS = 128
+"""Matrices in bfloat16 see their rows in multiples of this."""
+
+
 class HalfLinear(nn.Module):
     """A linear layer in bfloat16, for a decoder that only speaks; its input and output stay as they are.
 
@@ -151,7 +155,12 @@ class HalfLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[.., inputs] -> [.., outputs]."""
-        return F.linear(x.bfloat16(), self.weight, self.bias).to(x.dtype)
+        rows = x.numel() // x.shape[-1]
+        # The library keeps compiled code for every number of rows that it has met, a hundred kilobytes each: with few
+        # such numbers memory stays flat over many sentences.
+        padded = x.new_zeros(-(-rows // ROWS) * ROWS, x.shape[-1], dtype=torch.bfloat16)
+        padded[:rows] = x.reshape(rows, -1)
+        return F.linear(padded, self.weight, self.bias)[:rows].to(x.dtype).view(*x.shape[:-1], -1)
 
 
 class TimeConv(nn.Conv1d):

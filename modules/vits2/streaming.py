@@ -26,6 +26,11 @@ FADE_SECONDS = 0.02
 """Cross-fade from one window to the next; shorter than the look-ahead, which it uses up."""
 
 
+def can_stream(model: VITS2) -> bool:
+    """Whether a decoder's head has the pitch rate of the tokens, which `SoundStream` needs."""
+    return model.head.pitch_per_frame == model.pitch_per_frame
+
+
 class SoundStream:
     """One sentence's decoder for tokens that come piece by piece.
 
@@ -65,7 +70,7 @@ class SoundStream:
         self._fade = round(FADE_SECONDS * model.audio.sample_rate)
         if self._fade >= look_ahead * model.frames_per_token * self._hop / speed:
             raise ValueError(f"a look-ahead of {look_ahead} tokens is shorter than the cross-fade")
-        if model.head.pitch_per_frame != model.pitch_per_frame:
+        if not can_stream(model):
             raise ValueError("the head's pitch rate is not that of the tokens' pitch")
         self._text = model.prior.text.read(text_ids, None, text_features)
         self._median_hz = torch.tensor([f0_median_hz], dtype=torch.float32, device=style.device)

@@ -68,6 +68,24 @@ def test_a_batch_says_what_each_would_say_alone(model: SpeechGPT, voices: str, g
     assert len({len(generated.codes) for generated in together}) > 1, "rows drop out one after the other"
 
 
+def test_rows_that_stay_after_their_end_change_nothing(model: SpeechGPT) -> None:
+    """As on CUDA, where graphs are bound to their memory."""
+    decoder, wanted = Decoder(model), requests(VOICES["differing voices"])
+    dropping = decoder.generate_batch(wanted)
+    decoder.engine.fixed_rows = True
+    assert all(same(*pair) for pair in zip(dropping, decoder.generate_batch(wanted), strict=True))
+
+
+def test_a_long_voice_and_a_long_text_fit_beside_each_other(model: SpeechGPT) -> None:
+    """Neither row needs what the longest voice and the longest text take together."""
+    decoder, text = Decoder(model), np.random.default_rng(1).integers(0, 40, 60)
+    options = replace(OPTIONS, max_frames=4, seed=1)
+    first = Request(build_prompts([reference(1, 120)], text[:3], 2), options)
+    second = Request(build_prompts([reference(2, 1)], text, 2), options)
+    alone = [decoder.generate(one.prompts, options=one.options) for one in (first, second)]
+    assert all(same(*pair) for pair in zip(alone, decoder.generate_batch([first, second]), strict=True))
+
+
 def test_a_batch_in_eight_bits_too(make_gpt: Callable[..., SpeechGPT]) -> None:
     config = GPTConfig(**(SIZES | {"hidden": 64}), phones=PHONES, reading="pointer")
     decoder = Decoder(loud_model(make_gpt, config), "int8")
@@ -119,7 +137,7 @@ def test_a_voice_is_read_once_and_says_the_same(model: SpeechGPT) -> None:
     (first,), (second,) = requests([[reference(1)]]), requests([[reference(1)]])
 
     class Counting:
-        capacity, threads = engine.capacity, engine.threads
+        capacity, threads, fixed_rows = engine.capacity, engine.threads, engine.fixed_rows
         new_cache = staticmethod(engine.new_cache)
 
         def __call__(self, x: torch.Tensor, *rest: object) -> torch.Tensor:

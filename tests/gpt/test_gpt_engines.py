@@ -123,6 +123,22 @@ def test_small_models_of_integers_are_one_graph_and_others_are_not(model: Speech
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize(("hidden", "heads"), [(96, 4), (64, 8), (80, 5), (64, 4), (96, 3)])
+def test_every_small_model_has_an_engine_that_runs_it(
+    make_gpt: Callable[..., SpeechGPT], hidden: int, heads: int
+) -> None:  # fmt: skip
+    config = GPTConfig(
+        hidden=hidden, layers=1, heads=heads, kv_heads=1, intermediate=96, max_positions=64, dropout=0.0
+    )  # fmt: skip
+    backbone = make_gpt(config=config).backbone
+    engine = build_engine(backbone, "int8")
+    reference = StepEngine(backbone)
+    x = torch.randn(1, 5, hidden)
+    ours, theirs = (built(x, built.new_cache(1, 8)) for built in (engine, reference))
+    assert float((ours - theirs).norm() / theirs.norm()) < ERRORS["int8"]
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("engine", [StepEngine, OnnxStepEngine])
 def test_a_full_cache_says_so_and_is_left_as_it_was(model: SpeechGPT, engine: type) -> None:
     built = engine(model.backbone)

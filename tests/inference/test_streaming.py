@@ -93,6 +93,40 @@ def test_what_fails_in_the_thread_reaches_who_listens(tiny: Synthesizer, referen
     assert not workers()
 
 
+def test_finished_sentences_arrive_before_a_failure(tiny: Synthesizer, references: Pair) -> None:
+    free, calls = tiny._parts.gpt.generate_batch, []
+
+    def fail_later(requests: list[Request], **more: object) -> list[Generated]:
+        calls.append(len(requests))
+        if len(calls) > 1:
+            raise RuntimeError("the model broke")
+        return free(requests, **more)
+
+    tiny._parts.gpt.generate_batch, heard = fail_later, []
+    with pytest.raises(RuntimeError, match="the model broke"):
+        heard.extend(chunk.segment for chunk in _collect(tiny.stream(Voice(references[:1]), TEXT, FREE), heard))
+    assert [segment.index for segment in heard] == [0]
+
+
+def _collect(stream: Iterator[Chunk], heard: list) -> Iterator[Chunk]:
+    """The chunks that end a sentence, kept one by one so that a failure loses none."""
+    for chunk in stream:
+        if chunk.segment is not None:
+            heard.append(chunk.segment)
+    yield from ()
+
+
+def test_a_decoder_that_cannot_stream_gives_whole_sentences(
+    tiny: Synthesizer, references: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modules.inference.synthesizer.can_stream", lambda model: False)
+    voice = Voice(references[:1])
+    chunks = list(tiny.stream(voice, TEXT, FREE))
+    spoken = list(tiny.speak(voice, TEXT, FREE))
+    assert [chunk.segment.report() for chunk in chunks] == [segment.report() for segment in spoken]
+    assert np.array_equal(np.concatenate([c.wav for c in chunks]), tiny.join(spoken, FREE.pause_seconds))
+
+
 def planted(tiny: Synthesizer, tries: Iterator[tuple[int, str]], pause: float = 0.0) -> list[int]:
     """Let the language model say so many frames and end so, one try after the other; the seeds it was asked with."""
     seeds: list[int] = []
