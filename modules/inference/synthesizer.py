@@ -5,6 +5,7 @@ Shapes: S samples, T frames of speech tokens, K codebooks, U text units.
 
 import math
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -51,6 +52,8 @@ from modules.vits2.streaming import can_stream
 __all__ = ["RETRIES", "Chunk", "Progress", "Segment", "SpeakOptions", "Synthesizer"]
 
 CACHED_REFERENCES = 32
+BATCH_SECONDS = 20.0
+"""So much work may be lost when somebody stops in the middle of a batch."""
 
 
 class Synthesizer:
@@ -112,8 +115,8 @@ class Synthesizer:
         """Speak a text sentence by sentence; each segment comes as soon as it is done.
 
         The text is checked before the iterator is handed out. When `should_stop` (asked at every frame) says so,
-        the iterator ends after the last finished sentence. A sentence depends on the seed, its index and itself
-        alone, not on the sentences before it.
+        the iterator ends after the last finished sentence; sentences are spoken several at a time, and those that are
+        under way are lost. A sentence depends on the seed, its index and itself alone, not on the sentences before it.
 
         Raises:
             UserError: text_empty, text_unspeakable; gpt_prompt_too_long.
@@ -184,17 +187,17 @@ class Synthesizer:
     ) -> Iterator[Segment]:
         timbre = self._timbre(voice, options)
         references = self._prompt_references(voice, options)
-        done = 0
-        for size in batch_sizes(len(texts)):
-            batch = list(range(done, done + size))
-            done += size
+        done, size = 0, 1
+        while done < len(texts):
+            batch, started = list(range(len(texts)))[done : done + size], time.perf_counter()
+            done += len(batch)
             try:
                 told.begin(batch[0])
                 sentences = [make_sentence(self._parts, texts[i], references, options) for i in batch]
                 seeds = [sentence_seed(seed, i) for i in batch]
-                for i, (best, retries) in zip(
-                    batch, self._best(sentences, seeds, timbre, options, told, batch[0]), strict=True
-                ):
+                kept = self._best(sentences, seeds, timbre, options, told, batch[0])
+                size = next_batch(size, (time.perf_counter() - started) / len(batch))
+                for i, (best, retries) in zip(batch, kept, strict=True):
                     told.check()
                     wav = finishing.finish(best.raw, self.sample_rate)
                     segment = self._segment(i, len(texts), texts[i], wav, best, retries)
@@ -335,10 +338,7 @@ def sentence_seed(seed: int, index: int) -> int:
     return (seed + 1_000_003 * index) % MAX_SEED
 
 
-def batch_sizes(total: int, most: int = MOST_TOGETHER) -> Iterator[int]:
-    """How many sentences are spoken together, batch by batch: one at first, because somebody waits for it, then more
-    and more."""
-    size = 1
-    while total > 0:
-        yield min(size, total)
-        total, size = total - size, min(2 * size, most)
+def next_batch(size: int, seconds: float) -> int:
+    """How many sentences are spoken together after a batch of `size` that took `seconds` for each: one at first,
+    because somebody waits for it, then more and more; but never so many that a stop would lose much."""
+    return max(1, min(2 * size, MOST_TOGETHER, int(BATCH_SECONDS / max(seconds, 1e-3))))

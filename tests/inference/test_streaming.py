@@ -15,7 +15,7 @@ from modules.inference.finishing import CEILING_DB
 from modules.inference.live_finishing import LiveFinisher, bend
 from modules.inference.options import Chunk, Progress, SpeakOptions
 from modules.inference.streaming import FIRST_SECONDS
-from modules.inference.synthesizer import Synthesizer, batch_sizes
+from modules.inference.synthesizer import Synthesizer, next_batch
 from modules.inference.voice import Reference, Voice
 from tests.tiny import synthetic_speech
 
@@ -164,8 +164,11 @@ def test_nothing_at_all_becomes_a_short_silence(tiny: Synthesizer, references: P
 
 
 def test_batches_begin_with_one_sentence_and_grow() -> None:
-    assert list(batch_sizes(1)) == [1] and list(batch_sizes(3)) == [1, 2]
-    assert list(batch_sizes(30)) == [1, 2, 4, 8, 8, 7] and sum(batch_sizes(100)) == 100
+    sizes = [1]
+    for _ in range(4):
+        sizes.append(next_batch(sizes[-1], 0.2))
+    assert sizes == [1, 2, 4, 8, 8]
+    assert next_batch(8, 9.0) == 2 and next_batch(4, 100.0) == 1, "a slow model loses little by a stop"
 
 
 SOUNDS: dict[str, Callable[[], np.ndarray]] = {
