@@ -85,11 +85,13 @@ def _run(arguments: argparse.Namespace, failed: list[str], progress: StepProgres
         should_stop=progress.should_stop,
     )
     run = Run(workshop, ordered(arguments.parts, {"start": measure_start} | MEASURES), quick=arguments.quick)
-    for number, name in enumerate(run.parts_in_turn()):
-        progress.update(number, len(run.parts), name)
-    found = run.document()
-    if arguments.json:
-        _write(clean_path(arguments.json), found)
+    try:
+        for number, name in enumerate(run.parts_in_turn()):
+            progress.update(number, len(run.parts), name)
+    finally:  # what was measured before a stop is not lost
+        found = run.document()
+        if arguments.json:
+            _write(clean_path(arguments.json), found)
     print("\n".join(_report(run, found)))
     failed.extend(run.errors)
     progress.finish(found)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from modules.config import to_dict
+from modules.errors import Stopped
 from modules.evaluation.bench import run
 from modules.evaluation.bench.effort import QUICK
 from modules.evaluation.bench.measured import Measured
@@ -68,6 +69,20 @@ def test_a_failed_part_is_told_and_the_others_stay(
     assert "FAILED nano: RuntimeError: no such kernel" in capsys.readouterr().out
     found = json.loads(target.read_text(encoding="utf-8"))
     assert found["errors"]["nano"] and found["base_rtf"] == 2.0 and found["nano_rtf"] is None
+
+
+def test_a_stop_loses_nothing_that_was_measured(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: Workshop) -> Measured:
+        raise Stopped
+
+    good = Measured({"x_ms": 1.0}, (Table("Good", ("x",), ((1,),)),), {"base_rtf": 2.0})
+    monkeypatch.setattr(run, "MEASURES", {"base": lambda _: good, "growth": stop})
+    target = tmp_path / "found.json"
+    assert bench.main([*tiny, "--parts", "base,growth", "--json", str(target)]) == 3
+    found = json.loads(target.read_text(encoding="utf-8"))
+    assert found["base_rtf"] == 2.0 and found["step_cost_growth"] is None
 
 
 def test_every_part_can_be_named() -> None:
