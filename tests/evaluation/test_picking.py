@@ -27,6 +27,7 @@ from modules.paths import PRETRAINED_MODELS
 from modules.speech.hearing import load_hearing
 from modules.speech.s3 import SemanticTokenizer
 from modules.speech.train import load_tokenizer, save_tokenizer
+from modules.vits2.model import load_vits2
 from tests.tiny import build_tiny_model_folder, synthetic_speech, tiny_preset
 
 RATE = 32000
@@ -216,10 +217,12 @@ def test_a_noised_decoder_is_not_chosen(speech_dir: Path | None, tmp_path: Path)
     parts = load_parts(nano, torch.device("cpu"))
     noised, whole = Row("vits2", "noised"), Row("vits2", "whole")
     panel.hear(whole, parts, lambda row: None, lambda: False)
-    for parameter in parts.vits2.parameters():
+    # The weights as they are trained: a decoder that only speaks has some of them in tables made in advance.
+    spoilt = load_vits2(nano / "vits2.safetensors")
+    for parameter in spoilt.parameters():
         parameter.data += 0.5 * torch.randn_like(parameter) * parameter.std(correction=0)
-    panel.hear(noised, parts, lambda row: None, lambda: False)
-    assert noised.score < whole.score - 0.1 and choose([noised, whole]) == 1
+    panel.hear(noised, dataclasses.replace(parts, vits2=spoilt.fold()), lambda row: None, lambda: False)
+    assert noised.score < whole.score - 0.2 and choose([noised, whole]) == 1
 
 
 def changed(source: Path, target: Path, change, config=lambda config: config) -> None:
