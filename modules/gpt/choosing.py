@@ -6,7 +6,7 @@ text behind them), K codebooks, H hidden, V classes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -92,22 +92,42 @@ class Heads(Protocol):
         """What draws plain frames at one go, where there is such a thing."""
 
 
+class StreamPlan(NamedTuple):
+    """How a stream is drawn: numbers of noise, temperature, and how many of the likeliest codes are drawn from (None:
+    all)."""
+
+    noise: int
+    temperature: float
+    top: int | None
+
+
 class WholeFrames(Protocol):
     """Draws whole frames, see `modules.gpt.onnx_frame.OnnxFrames`."""
 
-    def draw(self, hidden: Tensor, feeds: dict[str, np.ndarray]) -> "Drawn":
-        """The next frame of every sentence."""
+    def bind(self, sentences: int, plan: Sequence[StreamPlan], recent: int, history: int) -> "BoundFrames":
+        """Memory for frames of so many sentences."""
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Frames that were drawn at one go: codes [S, K] int64; whether their content is overused, bool [S], and its logits
-    before the penalty [S, V]; what enters the model of them, [S, H]."""
+class BoundFrames(Protocol):
+    """See `modules.gpt.onnx_frame.BoundFrames`."""
 
-    codes: Tensor
+    hidden: np.ndarray
+    first: np.ndarray
+    advance: np.ndarray
+    most: np.ndarray
+    forced: np.ndarray
+    codes: np.ndarray
     overused: np.ndarray
     logits: np.ndarray
-    entering: Tensor
+
+    def run(self, numbers: np.ndarray) -> Tensor:
+        """Draw with this noise."""
+
+    def remember(self, content: np.ndarray, penalty: np.ndarray) -> None:
+        """These content codes were said."""
+
+    def keep(self, rows: Sequence[int]) -> "BoundFrames":
+        """Memory of these sentences alone."""
 
 
 class FrameChooser:
@@ -143,12 +163,14 @@ class FrameChooser:
         classes = heads.pattern.codebook_sizes[heads.pattern.content] + 1
         spared = torch.zeros(classes, dtype=torch.bool, device=device)
         spared[[code for code in heads.quiet.codes if code < classes]] = True
-        self._spared = spared
+        self._spared, self._free = spared, spared.cpu().numpy()
         window = max(self.options.penalty_window or longest, self.options.ras_window, 1)
         self._history = torch.full((len(options), window), -1, device=device)
         self._draws = self._plan()
+        self._numbers = sum(stream.noise for stream in self._draws or ())
         plain = self.prompts == 1 and not self.options.guidance and self._draws is not None
-        self._whole = heads.whole_frames() if plain else None
+        whole = heads.whole_frames() if plain else None
+        self._whole = None if whole is None else self._bound(whole, longest)
 
     @property
     def sentences(self) -> int:
@@ -163,13 +185,14 @@ class FrameChooser:
         self.weights = None if self.weights is None else self.weights[index]
         self.each = [self.each[row] for row in rows]
         self.pointers = None if self.pointers is None else [self.pointers[row] for row in rows]
+        self._whole = None if self._whole is None else self._whole.keep(rows)
         self.noise.keep(rows)
 
     def frame(self, hidden: Tensor) -> Tensor:
         """hidden [n, H] -> codes of the next frames [S, K]; stream 0 is the class of EOS where there is none, and the
         rest of such a frame means nothing."""
         if self._draws is not None:
-            self.noise.reserve(sum(count for count, _, _ in self._draws))
+            self.noise.reserve(self._numbers)
         if self._whole is not None:
             return self._at_one_go(hidden)
         first = self.first(hidden)
@@ -183,13 +206,12 @@ class FrameChooser:
             frame.append(self._advance(hidden, frame))
         return torch.stack(frame, 1)
 
-    def _plan(self) -> list[tuple[int, float, int | None]] | None:
-        """Of every stream of a frame: numbers of noise, temperature, and how many of the likeliest codes are drawn from
-        (None: all). None where something else than that is asked for."""
+    def _plan(self) -> list[StreamPlan] | None:
+        """How the streams of a frame are drawn; None where something else than that is asked for."""
         o, sizes = self.options, self.heads.pattern.codebook_sizes
         if o.temperature <= 0 or o.top_p < 1 or self.heads.pattern.lag:
             return None
-        plan: list[tuple[int, float, int | None]] = []
+        plan: list[StreamPlan] = []
         for stream, size in enumerate(sizes):
             classes = size + (stream == 0)
             if stream == self.heads.pattern.content:
@@ -197,55 +219,54 @@ class FrameChooser:
             elif self._phones and stream == 0:
                 top, temperature = o.phone_top_k, o.phone_temperature
             elif self.pointers is not None and stream == len(sizes) - 1:
-                plan.append((classes, o.advance_temperature, None))
+                plan.append(StreamPlan(classes, o.advance_temperature, None))
                 continue
             else:
                 top, temperature = o.prosody_top_k, o.prosody_temperature
             if top <= 1 or temperature <= 0:
                 return None
-            plan.append((min(top, classes), temperature, min(top, classes)))
-        return plan if plan[-1][1] > 0 else None
+            plan.append(StreamPlan(min(top, classes), temperature, min(top, classes)))
+        return plan if plan[-1].temperature > 0 else None
+
+    def _bound(self, whole: WholeFrames, longest: int) -> BoundFrames:
+        """Memory for frames that are drawn at one go."""
+        o = self.options
+        bound = whole.bind(self.sentences, self._draws, o.penalty_window or longest, o.ras_window)
+        if o.ras_window:
+            bound.most[:] = o.ras_threshold * o.ras_window
+        return bound
 
     def _at_one_go(self, hidden: Tensor) -> Tensor:
-        """`frame` by `OnnxFrames`: the same codes, sooner."""
-        o, history = self.options, self._history.numpy()
-        may_end = [self._may_end(row) for row in range(self.sentences)]
+        """`frame` by `OnnxFrames`: the same codes, sooner. No operation of torch, whose beginning costs more here than
+        its work."""
+        o, bound, content = self.options, self._whole, self.heads.pattern.content
+        for row in range(self.sentences):
+            bound.first[row, self._end] = 0.0 if self._may_end(row) else -np.inf
         self.drawn += 1
-        feeds = _feeds(
-            [self.noise.take(count).numpy() for count, _, _ in self._draws],
-            [temperature for _, temperature, _ in self._draws],
-            [top for _, _, top in self._draws],
-        )
-        feeds["first"] = np.zeros((self.sentences, self._end + 1), np.float32)
-        feeds["first"][[row for row, may in enumerate(may_end) if not may], self._end] = -np.inf
-        recent = history[:, -o.penalty_window :] if o.penalty_window else history
-        feeds["recent"] = recent.clip(0)
-        free = (recent < 0) | self._spared.numpy()[feeds["recent"]]
-        feeds["penalty"] = np.where(free, np.float32(1), np.float32(o.repetition_penalty))
-        feeds["history"] = history[:, -o.ras_window :] if o.ras_window else history[:, :0]
-        feeds["most"] = np.array([o.ras_threshold * o.ras_window if o.ras_window else np.inf], np.float32)
-        feeds["forced"] = np.full((self.sentences, 1), -1)
         if self.pointers is not None:
-            feeds["advance"] = self._advance_bias()
-        drawn, content = self._whole.draw(hidden, feeds), self.heads.pattern.content
-        if drawn.overused.any():
-            noise = self.noise.again(self.drawn, drawn.logits.shape[1]).numpy()
-            again = (drawn.logits / max(o.temperature, 1.0) + noise).argmax(1)
+            self._bias(bound.advance)
+        bound.hidden[:] = hidden.numpy()
+        numbers = self.noise.take_array(self._numbers)
+        self.entering = bound.run(numbers)
+        if bound.overused.any():
+            noise = self.noise.again(self.drawn, bound.logits.shape[1]).numpy()
+            again = (bound.logits / max(o.temperature, 1.0) + noise).argmax(1)
             # Later streams have seen the code that is taken back; the same noise and the new code give them anew.
-            feeds["forced"][:, 0] = np.where(drawn.overused, again, drawn.codes.numpy()[:, content])
-            drawn = self._whole.draw(hidden, feeds)
-        self.entering = drawn.entering
-        self._history = torch.cat([self._history[:, 1:], drawn.codes[:, content, None]], 1)
-        return drawn.codes
+            bound.forced[:, 0] = np.where(bound.overused[:, 0], again, bound.codes[:, content])
+            self.entering = bound.run(numbers)
+            bound.forced[:] = -1
+        said = bound.codes[:, content]
+        bound.remember(said, np.where(self._free[said], np.float32(1), np.float32(o.repetition_penalty)))
+        return torch.from_numpy(bound.codes.copy())
 
-    def _advance_bias(self) -> np.ndarray:
-        """What keeps the pointers within their texts, and from staying too long, [S, classes]."""
-        bias = np.zeros((self.sentences, self.heads.pattern.codebook_sizes[-1]), np.float32)
+    def _bias(self, advance: np.ndarray) -> None:
+        """Write what keeps the pointers within their texts, and from staying too long, [S, classes]."""
+        advance[:] = 0.0
         for row, pointer in enumerate(self.pointers):
-            bias[row, pointer.most + 1 :] = -np.inf
-            if pointer.stuck and pointer.most:
-                bias[row, 0] = -np.inf
-        return bias
+            most = pointer.most
+            advance[row, most + 1 :] = -np.inf
+            if most and pointer.stuck:
+                advance[row, 0] = -np.inf
 
     def first(self, hidden: Tensor) -> Tensor:
         """The next codes of stream 0, [S]; the class of EOS where there is no more."""
@@ -339,16 +360,3 @@ def mix(logits: Tensor, weights: Tensor | None) -> Tensor:
         return logits
     apart = logits.log_softmax(-1).view(*weights.shape, -1)
     return torch.logsumexp(apart + weights.log()[..., None], 1)
-
-
-def _feeds(
-    noise: Sequence[np.ndarray], temperatures: Sequence[float], tops: Sequence[int | None]
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """What every stream gets of `OnnxFrames.draw`'s feeds."""
-    feeds: dict[str, np.ndarray] = {}
-    for stream, (numbers, temperature, top) in enumerate(zip(noise, temperatures, tops, strict=True)):
-        feeds[f"noise_{stream}"] = numbers
-        feeds[f"temperature_{stream}"] = np.array([temperature], np.float32)
-        if top is not None:
-            feeds[f"top_k_{stream}"] = np.array([top], np.int64)
-    return feeds

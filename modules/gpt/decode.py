@@ -100,13 +100,16 @@ class Reader:
 
     def __post_init__(self) -> None:
         self._all_told = bool(self.told.all())
+        self._rows = list(range(len(self.pointers)))
 
     def step(self) -> tuple[Tensor, Tensor]:
         """After a frame: what enters besides it, [n, 1, H], and where the rows stand, [n, 1]."""
         self.steps += 1
-        device = self.near.device
-        near = torch.stack([self.near[row, pointer.unit] for row, pointer in enumerate(self.pointers)])[:, None]
-        places = torch.tensor([[pointer.place] for pointer in self.pointers], device=device)
+        units = [pointer.unit for pointer in self.pointers]
+        near = (self.near[:, units[0]] if len(units) == 1 else self.near[self._rows, units])[:, None]
+        places = torch.tensor([[pointer.place] for pointer in self.pointers], device=self.near.device)
+        if self.told.shape[1] == 1 and self._all_told:
+            return near, self.begin + places
         if not self._all_told:
             near = near * self.told[..., None]
             places = torch.where(self.told, places, float(self.steps))
@@ -118,6 +121,7 @@ class Reader:
         self.pointers = [self.pointers[row] for row in rows]
         index = torch.tensor(rows, device=self.near.device)
         self.near, self.told, self.begin = self.near[index], self.told[index], self.begin[index]
+        self._rows = list(range(len(rows)))
 
 
 @dataclass
@@ -166,7 +170,7 @@ class Decoder:
             chained = model.pattern.chained
             self._chosen = [_with_nothing(table.matrix()) for table in model.chosen_tables()] if chained else []
             self._heads = [_packed(head, self.weights) for head in model.heads]
-        self._frames = self._whole_frames() if self.engine.threads == 1 else None
+        self._frames = self._whole_frames() if self.engine.own_threads else None
 
     def _whole_frames(self) -> WholeFrames | None:
         from modules.gpt.onnx_frame import OnnxFrames  # another runtime, where it is used
@@ -175,7 +179,7 @@ class Decoder:
             return None
         spared = torch.zeros(self.pattern.codebook_sizes[self.pattern.content] + 1, dtype=torch.bool)
         spared[[code for code in self.quiet.codes if code < len(spared)]] = True
-        return OnnxFrames(self.model, self.weights, self.quiet.phone, spared)
+        return OnnxFrames(self.model, self.weights, self.quiet.phone, spared, self.engine.own_threads)
 
     def generate(
         self,
@@ -281,7 +285,7 @@ class Decoder:
         lengths = grid.lengths.tolist()
         longest = [max(lengths[at : at + per_sentence]) for at in range(0, len(rows), per_sentence)]
         limits = [self._limit(length, o) for length, o in zip(longest, options, strict=True)]
-        x, positions = self.model.embed(grid), self.model.positions(grid)
+        x, positions = self.model.embed(grid, self._embed_frames), self.model.positions(grid)
         room = max(length + self.pattern.steps(limit) for length, limit in zip(longest, limits, strict=True))
         if self.engine.fixed_rows:  # rows that have come to their end go on beside the others
             room = max(longest) + self.pattern.steps(max(limits))
@@ -367,19 +371,22 @@ class Decoder:
 
     def _embed(self, steps: Tensor) -> Tensor:
         """Input embeddings [S, H] of steps [S, W]."""
+        return self._embed_frames(steps) + self._frame_kind
+
+    def _embed_frames(self, steps: Tensor) -> Tensor:
+        """What `SpeechGPT.embed_frames` gives, from tables that are made."""
         if self._tables is None:
-            return self.model.embed_frames(steps) + self._frame_kind
+            return self.model.embed_frames(steps)
         streams, frames = self.pattern.streams, []
         for first in range(0, steps.shape[1], streams):
             codes = steps[:, first : first + streams].unbind(1)
             frames.append(self._sum(self._tables, codes))
-        joined = frames[0] if self.pattern.group_size == 1 else self.model.grouping.join(torch.cat(frames, 1))
-        return joined + self._frame_kind
+        return frames[0] if self.pattern.group_size == 1 else self.model.grouping.join(torch.cat(frames, 1))
 
     def _sum(self, tables: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
         """The sum of the codes' vectors, [S, H]; a code that is not there (negative) has none."""
         found = zip(tables, codes, strict=False)  # advances have no table
-        if self.pattern.lag or self.pattern.group_size > 1:  # row -1 of a table is nothing
+        if self.pattern.has_gaps:  # row -1 of a table is nothing
             return sum(table[code.clamp_min(-1)] for table, code in found)
         return sum(table[code] for table, code in found)
 

@@ -7,14 +7,14 @@ from modules.errors import UserError
 from modules.gpt.packing import WeightType
 from modules.gpt.step import Engine, StepEngine
 from modules.precision import PRECISIONS, Precision
-from modules.runtime import bf16_supported
+from modules.runtime import bf16_supported, full_threads
 
 SMALL_WEIGHTS = 16_000_000
-"""Models of at most so many weights spend their steps on bookkeeping; one graph for all of it is twice as fast."""
+"""Threads that share the work of a model of at most so many weights wait for each other longer than they work."""
 
 
 def weight_type(precision: Precision, device: torch.device) -> WeightType:
-    """The type that a precision means on a device; "auto": int8 on a CPU, bf16 on a GPU that computes in it, else
+    """The type that a precision means on a device; "auto": int4 on a CPU, bf16 on a GPU that computes in it, else
     float32.
 
     Raises:
@@ -29,7 +29,7 @@ def weight_type(precision: Precision, device: torch.device) -> WeightType:
         )
     if precision == "auto":
         if device.type == "cpu":
-            return "int8"
+            return "int4"
         return "bf16" if bf16_supported(device) else "float32"
     if precision in ("int8", "int4") and device.type != "cpu":
         raise UserError(
@@ -44,10 +44,10 @@ def weight_type(precision: Precision, device: torch.device) -> WeightType:
 def build_engine(backbone: nn.Module, weights: WeightType) -> Engine:
     """The engine of a Qwen2 backbone on its device."""
     device = next(backbone.parameters()).device
-    small = sum(parameter.numel() for parameter in backbone.parameters()) <= SMALL_WEIGHTS
-    if device.type == "cpu" and small and weights in ("int8", "int4"):
+    if device.type == "cpu" and weights in ("int8", "int4"):
         from modules.gpt.onnx_step import OnnxStepEngine, fits  # another runtime, where it is used
 
         if fits(backbone):
-            return OnnxStepEngine(backbone, weights)
+            small = sum(parameter.numel() for parameter in backbone.parameters()) <= SMALL_WEIGHTS
+            return OnnxStepEngine(backbone, weights, 1 if small else full_threads())
     return StepEngine(backbone, weights)

@@ -44,6 +44,7 @@ class LoopDetector:
     ):
         periods = np.arange(1, max_period + 1)
         self._limits = np.maximum(repeats * periods, frames)
+        self._least = self._limits.min()
         self._runs = np.zeros(max_period, np.int64)
         self._past = np.full(max_period, -1, np.int64)  # past[p - 1] is the code p frames ago
         self._quiet = frozenset(quiet)
@@ -55,10 +56,12 @@ class LoopDetector:
         """Take the next code; True when a loop is certain. Then `period` and `length` (repeated frames) tell which.
         `quiet` says whether it is silence, for those who know better than by the code."""
         quiet = code in self._quiet if quiet is None else quiet
-        matches = self._past == code
-        self._runs = np.where(matches, self._runs + 1, 0)
+        self._runs += 1
+        self._runs *= self._past == code
         self._past[1:] = self._past[:-1]
         self._past[0] = code
+        if self._runs.max() < self._least:
+            return False
         limits = self._limits * self._quiet_factor if quiet else self._limits
         over = np.flatnonzero(self._runs >= limits)
         if not len(over):

@@ -189,8 +189,12 @@ class SpeechGPT(nn.Module):
         group = self.pattern.group_size
         return frames if group == 1 else self.grouping.join(frames.view(-1, group * frames.shape[1]))
 
-    def embed(self, sequences: Sequences) -> Tensor:
-        """Input embeddings [B, L, H]. The kind of every position adds its own vector; padding is zero."""
+    def embed(self, sequences: Sequences, embed_frames: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Input embeddings [B, L, H]. The kind of every position adds its own vector; padding is zero.
+
+        Args:
+            embed_frames: what gives the same as the method of this name, for those who know its tables already.
+        """
         if (sequences.group_size, sequences.lag) != (self.pattern.group_size, self.pattern.lag):
             raise ValueError(f"these sequences were arranged for another pattern than {self.pattern}")
         kinds = sequences.kinds
@@ -198,7 +202,8 @@ class SpeechGPT(nn.Module):
         text = self.text(sequences.text_ids, sequences.text_features)
         x = x.index_add(0, sequences.text_positions, text.to(x.dtype))
         if len(sequences.codes):
-            x = x.index_add(0, sequences.speech_positions, self.embed_frames(sequences.codes).to(x.dtype))
+            frames = (embed_frames or self.embed_frames)(sequences.codes)
+            x = x.index_add(0, sequences.speech_positions, frames.to(x.dtype))
         if self.pattern.pointer and len(text):
             unit, _ = sequences.reading.places(self.unit_frames[sequences.text_ids])
             x = x.index_add(0, sequences.reading.at, self.read(text, sequences.reading.window(unit)).to(x.dtype))

@@ -7,13 +7,15 @@ more than the model itself. `tests/gpt/test_gpt_batch.py` holds them together.
 Shape letters: S sentences, H hidden, V classes, N past codes, K streams.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modules.gpt.choosing import Drawn
+from modules.gpt.choosing import StreamPlan
 from modules.gpt.model import CodeLinear, SpeechGPT
-from modules.gpt.onnx_graph import Graph
+from modules.gpt.onnx_graph import Graph, point
 from modules.gpt.sequence import SPEECH
 
 
@@ -25,12 +27,13 @@ class OnnxFrames:
         weights: type of the large matrices.
         pause: phone of a pause; None: no phone is.
         spared: bool [V], content codes that may repeat themselves.
+        threads: that a frame is worked on by.
     """
 
-    def __init__(self, model: SpeechGPT, weights: str, pause: int | None, spared: Tensor):
-        self.pattern = model.pattern
+    def __init__(self, model: SpeechGPT, weights: str, pause: int | None, spared: Tensor, threads: int = 1):
+        self.pattern, self.hidden = model.pattern, model.config.hidden
         with torch.no_grad():
-            self._session = self._build(model, weights, pause, spared).session(1)
+            self.session = self._build(model, weights, pause, spared).session(threads)
 
     @staticmethod
     def fits(model: SpeechGPT) -> bool:
@@ -38,21 +41,14 @@ class OnnxFrames:
         pattern = model.pattern
         return pattern.group_size == 1 and pattern.chained and model.vector_dim is None
 
-    def draw(self, hidden: Tensor, feeds: dict[str, np.ndarray]) -> Drawn:
-        """The next frame of every sentence.
+    def bind(self, sentences: int, plan: Sequence[StreamPlan], recent: int, history: int) -> "BoundFrames":
+        """Memory for frames of so many sentences.
 
         Args:
-            hidden: [S, H].
-            feeds: by name
-
-                - first: what is added to the logits of stream 0, [S, V_0 + 1]; advance: to those of the advances.
-                - recent, penalty: content codes [S, N] and what their logits are divided by, 1 where nothing is.
-                - history: last content codes [S, N], negative: none; most: how often one may stand among them.
-                - forced: content [S, 1] that is not drawn; negative: none.
-                - noise_k, temperature_k, top_k: of every stream k; the last stream of a pointer has no top_k.
+            plan: of every stream, how it is drawn.
+            recent: content codes that a penalty looks at; history: those that repetition-aware sampling looks at.
         """
-        codes, overused, logits, entering = self._session.run(None, feeds | {"hidden": hidden.numpy()})
-        return Drawn(torch.from_numpy(codes), overused[:, 0], logits, torch.from_numpy(entering))
+        return BoundFrames(self, sentences, plan, max(recent, 1), max(history, 1))
 
     def _build(self, model: SpeechGPT, weights: str, pause: int | None, spared: Tensor) -> Graph:
         graph, pattern = Graph(weights), self.pattern
@@ -113,6 +109,82 @@ class OnnxFrames:
         graph.add("And", overused, graph.add("Not", free), names=["overused"])
         graph.add("Identity", logits, names=["logits"])
         return code
+
+
+class BoundFrames:
+    """What the graph of `OnnxFrames` reads and writes, always the same memory.
+
+    - hidden: [S, H].
+    - first: what is added to the logits of stream 0, [S, V_0 + 1]; advance: to those of the advances.
+    - recent, penalty: content codes [S, N] and what their logits are divided by, 1 where nothing is.
+    - history: last content codes [S, N], negative: none; most [1]: how often one may stand among them.
+    - forced: content [S, 1] that is not drawn; negative: none.
+    - noise: of every stream.
+
+    `run` writes codes [S, K], overused bool [S, 1], the logits of the content before the penalty [S, V], and what
+    enters the model of the frames [S, H].
+    """
+
+    def __init__(self, frames: OnnxFrames, sentences: int, plan: Sequence[StreamPlan], recent: int, history: int):
+        pattern, self._frames, self._plan = frames.pattern, frames, plan
+        sizes = pattern.codebook_sizes
+        self.hidden = np.zeros((sentences, frames.hidden), np.float32)
+        self.first = np.zeros((sentences, sizes[0] + 1), np.float32)
+        self.advance = np.zeros((sentences, sizes[-1]), np.float32)
+        self.recent = np.zeros((sentences, recent), np.int64)
+        self.penalty = np.ones((sentences, recent), np.float32)
+        self.history = np.full((sentences, history), -1)
+        self.most = np.full(1, np.inf, np.float32)
+        self.forced = np.full((sentences, 1), -1)
+        self.noise = [np.zeros((sentences, stream.noise), np.float32) for stream in plan]
+        self.codes = np.zeros((sentences, pattern.streams), np.int64)
+        self.overused = np.zeros((sentences, 1), np.bool_)
+        self.logits = np.zeros((sentences, sizes[pattern.content] + (pattern.content == 0)), np.float32)
+        self._entering = torch.zeros(sentences, frames.hidden)
+        self._fixed = [
+            (np.array([stream.temperature], np.float32), np.array([stream.top or 0], np.int64)) for stream in plan
+        ]
+        self._binding = frames.session.io_binding()
+        for name, memory in self._inputs().items():
+            point(self._binding.bind_input, name, memory)
+        for name in ("codes", "overused", "logits"):
+            point(self._binding.bind_output, name, getattr(self, name))
+        point(self._binding.bind_output, "entering", self._entering.numpy())
+
+    def _inputs(self) -> dict[str, np.ndarray]:
+        names = ["hidden", "first", "recent", "penalty", "history", "most", "forced"]
+        inputs = {name: getattr(self, name) for name in names}
+        if self._frames.pattern.pointer:
+            inputs["advance"] = self.advance
+        for stream, (plan, (temperature, top)) in enumerate(zip(self._plan, self._fixed, strict=True)):
+            inputs |= {f"noise_{stream}": self.noise[stream], f"temperature_{stream}": temperature}
+            if plan.top is not None:
+                inputs[f"top_k_{stream}"] = top
+        return inputs
+
+    def run(self, numbers: np.ndarray) -> Tensor:
+        """Draw with this noise of all streams, [S, the plan's numbers]; gives `entering`, which the next run
+        overwrites."""
+        start = 0
+        for noise in self.noise:
+            noise[:] = numbers[:, start : start + noise.shape[1]]
+            start += noise.shape[1]
+        self._frames.session.run_with_iobinding(self._binding)
+        return self._entering
+
+    def remember(self, content: np.ndarray, penalty: np.ndarray) -> None:
+        """These content codes [S] were said, and what their logits are to be divided by."""
+        for memory, newest in ((self.recent, content), (self.penalty, penalty), (self.history, content)):
+            memory[:, :-1] = memory[:, 1:]
+            memory[:, -1] = newest
+
+    def keep(self, rows: Sequence[int]) -> "BoundFrames":
+        """Memory of these sentences alone."""
+        kept = BoundFrames(self._frames, len(rows), self._plan, self.recent.shape[1], self.history.shape[1])
+        kept.most[:] = self.most
+        for name in ("recent", "penalty", "history", "first", "advance"):
+            getattr(kept, name)[:] = getattr(self, name)[list(rows)]
+        return kept
 
 
 def _head(graph: Graph, state: str, head: nn.Sequential) -> str:

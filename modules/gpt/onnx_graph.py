@@ -15,13 +15,19 @@ from torch import Tensor
 from modules.gpt.packing import SMALL, quantize
 
 BITS = {"int8": 8, "int4": 4}
-BLOCKS = (64, 32)
+BLOCKS = (128, 64, 32)
 """Sizes of the blocks that share a scale; the kernels know powers of two from 16 on."""
 INTEGER_ARITHMETIC = 4
 """Accuracy level of MatMulNBits that rounds the inputs to 8 bits, each block of a row by itself."""
 CONTRIB = "com.microsoft"
 OPSET, IR_VERSION = 20, 10
-KINDS = {"float": TensorProto.FLOAT, "int64": TensorProto.INT64, "int32": TensorProto.INT32, "bool": TensorProto.BOOL}
+KINDS = {
+    "float": TensorProto.FLOAT,
+    "int64": TensorProto.INT64,
+    "int32": TensorProto.INT32,
+    "int8": TensorProto.INT8,
+    "bool": TensorProto.BOOL,
+}
 
 
 class Graph:

@@ -9,6 +9,7 @@ Shape letters: S rows (sentences), V classes, N past codes, k candidates.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,17 +94,27 @@ class RowNoise:
         self._seeds = seeds
         self._device = device
         self._block, self._used = torch.zeros(len(seeds), 0), 0
+        self._array = self._block.numpy()
 
     def take(self, count: int) -> Tensor:
         """The next numbers of every row, [S, count]."""
+        there = self._next(count)
+        return self._block[:, there]
+
+    def take_array(self, count: int) -> np.ndarray:
+        """What `take` gives, of noise on the CPU."""
+        there = self._next(count)
+        return self._array[:, there]
+
+    def _next(self, count: int) -> slice:
         self.reserve(count)
         self._used += count
-        return self._block[:, self._used - count : self._used]
+        return slice(self._used - count, self._used)
 
     def reserve(self, count: int) -> None:
         """Let the next `count` numbers lie side by side."""
         if self._used + count > self._block.shape[1]:
-            self._block = self._drawn(self._generators, max(BLOCK, count))
+            self._hold(self._drawn(self._generators, max(BLOCK, count)))
             self._used = 0
 
     def again(self, turn: int, count: int) -> Tensor:
@@ -115,7 +126,12 @@ class RowNoise:
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone."""
         self._generators, self._seeds = ([of[row] for row in rows] for of in (self._generators, self._seeds))
-        self._block = self._block[list(rows)]
+        self._hold(self._block[list(rows)])
+
+    def _hold(self, block: Tensor) -> None:
+        self._block = block
+        if block.device.type == "cpu":
+            self._array = block.numpy()
 
     def _drawn(self, generators: Sequence[torch.Generator], count: int) -> Tensor:
         uniform = torch.stack([torch.rand(count, generator=generator) for generator in generators])

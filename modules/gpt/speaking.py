@@ -97,13 +97,13 @@ class GroupWriter:
         for _ in range(heads.pattern.group_size):
             ending = [chooser.must_end(row) for row in range(len(self.speeches))]
             rows = [frame.repeat_interleave(len(hidden) // len(frame), 0) for frame in step]
-            frames = chooser.frame(heads.place(hidden, rows))
+            frames = chooser.frame(heads.place(hidden, rows) if rows else hidden)
             step.append(frames)
             for row, frame in enumerate(frames.tolist()):
                 self._take(row, None if ending[row] or frame[0] == heads.pattern.end_code else frame)
             if all(speech.complete for speech in self.speeches):
                 break
-        return torch.cat(step, 1)
+        return step[0] if len(step) == 1 else torch.cat(step, 1)
 
     def _take(self, row: int, frame: list[int] | None) -> None:
         speech, pattern = self.speeches[row], self.chooser.heads.pattern

@@ -28,6 +28,8 @@ class Engine(Protocol):
     """Most positions that the model has."""
     threads: int | None
     """How many threads of torch suit what is done between its steps; None: as many as there are."""
+    own_threads: int
+    """Threads beside those of torch that it works with; 0: none."""
     fixed_rows: bool
     """Whether rows that have come to their end cost less than new memory for the others."""
 
@@ -64,7 +66,7 @@ class StepEngine:
         weights: type of the matrices; where it is not float32 the cache is bf16, all else stays float32.
     """
 
-    threads = None
+    threads, own_threads = None, 0
 
     def __init__(self, backbone: nn.Module, weights: WeightType = "float32"):
         shape = backbone.config

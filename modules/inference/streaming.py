@@ -82,6 +82,7 @@ class LiveSpeech:
         self._lines = [_Line(index, seed) for index, seed in enumerate(seeds)]
         self._changed = threading.Condition()
         self._cancelled = self._done = False
+        self._awaited = 0
         self._failure: BaseException | None = None
         self._rate = parts.speech.frame_rate
         self._sample_rate = parts.vits2.audio.sample_rate
@@ -132,6 +133,7 @@ class LiveSpeech:
         will come. Raises Stopped, and what the language model raised."""
         enough = max(1, round(FIRST_SECONDS * self._rate))
         with self._changed:
+            self._awaited = taken + enough
             while True:
                 if self._failure is not None and line.ended is None:
                     raise self._failure
@@ -233,7 +235,8 @@ class LiveSpeech:
         def add(frames: int, codes: Tensor) -> None:
             with self._changed:
                 line.codes.append(codes)
-                self._changed.notify_all()
+                if len(line.codes) == self._awaited:  # who waits for time to pass wakes up by himself
+                    self._changed.notify_all()
             if tell is not None:
                 tell(frames, codes)
 

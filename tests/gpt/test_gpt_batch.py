@@ -9,10 +9,10 @@ import torch
 
 from modules.config import GPTConfig
 from modules.errors import Stopped
-from modules.gpt.choosing import Drawn
+from modules.gpt import onnx_frame
 from modules.gpt.decode import DecodeOptions, Decoder, Generated, PromptReference, Request, build_prompts
 from modules.gpt.model import SpeechGPT
-from modules.gpt.onnx_frame import OnnxFrames
+from modules.gpt.onnx_frame import BoundFrames, OnnxFrames
 from tests.gpt.loud import PHONES, SIZES, loud_model
 
 WAYS = {
@@ -102,8 +102,8 @@ PLAIN = {name: way for name, way in WAYS.items() if name in ("plain", "phones", 
 )
 @pytest.mark.parametrize("way", PLAIN)
 def test_frames_at_one_go_are_those_of_torch(
-    make_gpt: Callable[..., SpeechGPT], way: str, options: dict[str, float]
-) -> None:  # fmt: skip
+    make_gpt: Callable[..., SpeechGPT], monkeypatch: pytest.MonkeyPatch, way: str, options: dict[str, float]
+) -> None:
     model = loud_model(make_gpt, GPTConfig(**SIZES, **PLAIN[way]))
     model.statistics = {"phones": [*"abcde", "_"], "quiet_codes": [3, 9]} if way != "plain" else {"quiet_codes": [3, 9]}
     decoder, wanted = Decoder(model), requests(VOICES["one voice"], **options)
@@ -111,12 +111,13 @@ def test_frames_at_one_go_are_those_of_torch(
     asked: list[int] = []
     frames = OnnxFrames(model, "float32", decoder.quiet.phone, spared_codes(decoder))
 
-    class Counting:
-        def draw(self, hidden: torch.Tensor, feeds: dict[str, np.ndarray]) -> Drawn:
-            asked.append(int(feeds["forced"].max()))
-            return frames.draw(hidden, feeds)
+    class Counting(BoundFrames):
+        def run(self, numbers: np.ndarray) -> torch.Tensor:
+            asked.append(int(self.forced.max()))
+            return super().run(numbers)
 
-    decoder._frames = Counting()
+    monkeypatch.setattr(onnx_frame, "BoundFrames", Counting)
+    decoder._frames = frames
     for one, other in zip(by_torch, decoder.generate_batch(wanted), strict=True):
         assert same(one, other)
     # Where every code may be drawn there is no short list of candidates; that is left to torch.

@@ -107,7 +107,7 @@ def test_a_packed_layer_is_the_layer(kind: str, shape: tuple[int, int]) -> None:
 
 
 def test_what_auto_means_and_what_is_refused() -> None:
-    assert weight_type("auto", CPU) == "int8" and weight_type("bf16", CPU) == "bf16"
+    assert weight_type("auto", CPU) == "int4" and weight_type("bf16", CPU) == "bf16"
     with pytest.raises(UserError) as error:
         weight_type("int8", torch.device("cuda"))
     assert error.value.code == "precision_unsupported" and "cuda" in str(error.value)

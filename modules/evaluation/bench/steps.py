@@ -64,8 +64,8 @@ class OurSteps:
 
     def __init__(self, engine: Engine, room: int, rows: int = 1):
         self.engine, self.cache = engine, engine.new_cache(rows, room)
-        self.cache.keys.normal_()
-        self.cache.values.normal_()
+        for memory in (self.cache.keys, self.cache.values):
+            memory.normal_() if memory.is_floating_point() else memory.random_(-100, 101)
 
     def begin(self, history: int) -> None:
         """See `Stepper`."""
