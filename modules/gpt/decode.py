@@ -157,7 +157,7 @@ class Decoder:
         pause = names.index(PAUSE_PHONE) if self.pattern.phones and PAUSE_PHONE in names else None
         self.quiet = Quiet(frozenset(model.statistics.get("quiet_codes", ())), pause)
         self._device = model.specials.device
-        self.weights: WeightType = weight_type(precision, self._device)
+        self.weights: WeightType = weight_type(precision, self._device, model.backbone)
         self.engine = build_engine(model.backbone, self.weights)
         self._threads = full_threads()
         self._voices: OrderedDict[Hashable, tuple[Tensor, Tensor]] = OrderedDict()

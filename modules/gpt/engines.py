@@ -10,12 +10,15 @@ from modules.precision import PRECISIONS, Precision
 from modules.runtime import bf16_supported, full_threads
 
 SMALL_WEIGHTS = 16_000_000
-"""Threads that share the work of a model of at most so many weights wait for each other longer than they work."""
+"""Threads that share a step of a model of at most so many weights wait for each other longer than they work."""
 
 
-def weight_type(precision: Precision, device: torch.device) -> WeightType:
-    """The type that a precision means on a device; "auto": int4 on a CPU, bf16 on a GPU that computes in it, else
-    float32.
+def weight_type(precision: Precision, device: torch.device, backbone: nn.Module) -> WeightType:
+    """The type that a precision means for a backbone on a device; "auto": on a CPU int8, for large ones int4; on a GPU
+    that computes in it bf16, else float32.
+
+    Small models are as quick in int8, which says the same in a batch as alone; a large one is as quick as its weights
+    are read.
 
     Raises:
         UserError: precision_unsupported, where integers are asked for on a GPU; precision_unknown.
@@ -29,7 +32,7 @@ def weight_type(precision: Precision, device: torch.device) -> WeightType:
         )
     if precision == "auto":
         if device.type == "cpu":
-            return "int4"
+            return "int8" if is_small(backbone) else "int4"
         return "bf16" if bf16_supported(device) else "float32"
     if precision in ("int8", "int4") and device.type != "cpu":
         raise UserError(
@@ -41,6 +44,11 @@ def weight_type(precision: Precision, device: torch.device) -> WeightType:
     return precision
 
 
+def is_small(backbone: nn.Module) -> bool:
+    """Whether a model has few weights."""
+    return sum(parameter.numel() for parameter in backbone.parameters()) <= SMALL_WEIGHTS
+
+
 def build_engine(backbone: nn.Module, weights: WeightType) -> Engine:
     """The engine of a Qwen2 backbone on its device."""
     device = next(backbone.parameters()).device
@@ -48,6 +56,5 @@ def build_engine(backbone: nn.Module, weights: WeightType) -> Engine:
         from modules.gpt.onnx_step import OnnxStepEngine, fits  # another runtime, where it is used
 
         if fits(backbone):
-            small = sum(parameter.numel() for parameter in backbone.parameters()) <= SMALL_WEIGHTS
-            return OnnxStepEngine(backbone, weights, 1 if small else full_threads())
+            return OnnxStepEngine(backbone, weights, 1 if is_small(backbone) else full_threads(), full_threads())
     return StepEngine(backbone, weights)

@@ -15,8 +15,10 @@ from torch import Tensor
 from modules.gpt.packing import SMALL, quantize
 
 BITS = {"int8": 8, "int4": 4}
-BLOCKS = (128, 64, 32)
-"""Sizes of the blocks that share a scale; the kernels know powers of two from 16 on."""
+BLOCKS = {"int8": (64, 32), "int4": (128, 64, 32)}
+"""Sizes of the blocks that share a scale, the first that divides the inputs is taken. With these of int8 the kernels
+add up one row in the order of several; int4 would need 32, and twice the time."""
+LEAST_BLOCK = 32
 INTEGER_ARITHMETIC = 4
 """Accuracy level of MatMulNBits that rounds the inputs to 8 bits, each block of a row by itself."""
 CONTRIB = "com.microsoft"
@@ -38,7 +40,7 @@ class Graph:
     """
 
     def __init__(self, weights: str):
-        self._bits = BITS.get(weights)
+        self._bits, self._blocks = BITS.get(weights), BLOCKS.get(weights, ())
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -76,7 +78,7 @@ class Graph:
     def linear(self, x: str, weight: Tensor, bias: Tensor | None = None) -> str:
         """x [.., K] through weight [N, K] and bias [N]. Small matrices stay float32."""
         outputs, inputs = weight.shape
-        block = next((size for size in BLOCKS if inputs % size == 0), 0)
+        block = next((size for size in self._blocks if inputs % size == 0), 0)
         if self._bits is None or not block or weight.numel() < SMALL // 4:
             product = self.add("MatMul", x, self.constant(weight.T))
             return product if bias is None else self.add("Add", product, self.constant(bias))

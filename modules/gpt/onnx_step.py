@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from modules.gpt.cache import Cache
-from modules.gpt.onnx_graph import BLOCKS, CONTRIB, Graph, point
+from modules.gpt.onnx_graph import CONTRIB, LEAST_BLOCK, Graph, point
 from modules.gpt.step import fused
 
 HEAD_MULTIPLE = 16
 """GroupQueryAttention wants heads as wide as a multiple of this."""
+MUCH = 6
+"""Positions, of one row or of several, that are worth more threads than a step of a small model."""
 REACH = 0.5
 """Keys and values of 8 bits reach so far of the largest numbers that the weights could make of normalised inputs. Those
 of nano reach 0.37 of it, and half of them less than 0.2; what goes beyond is cut off."""
@@ -34,7 +36,7 @@ def fits(backbone: nn.Module) -> bool:
     shape = backbone.config
     if shape.hidden_size // shape.num_attention_heads % HEAD_MULTIPLE:
         return False
-    return shape.hidden_size % BLOCKS[-1] == 0 and shape.intermediate_size % BLOCKS[-1] == 0
+    return shape.hidden_size % LEAST_BLOCK == 0 and shape.intermediate_size % LEAST_BLOCK == 0
 
 
 class OnnxStepEngine:
@@ -43,12 +45,15 @@ class OnnxStepEngine:
     Args:
         backbone: a transformers Qwen2Model with full attention, on a CPU.
         weights: "float32", "int8" or "int4"; beside integers the cache is int8.
-        threads: that a step works with.
+        threads: that work on a step.
+        most_threads: that work on `MUCH` positions and more; None: as many as on a step.
     """
 
     threads, fixed_rows = 1, False  # threads of torch that wait for work would take the cores of this one's
 
-    def __init__(self, backbone: nn.Module, weights: str = "int8", threads: int = 1):
+    def __init__(
+        self, backbone: nn.Module, weights: str = "int8", threads: int = 1, most_threads: int | None = None
+    ):  # fmt: skip
         shape, self.own_threads = backbone.config, threads
         self._layers, self._kv_heads = shape.num_hidden_layers, shape.num_key_value_heads
         self._hidden, self._head_dim = shape.hidden_size, shape.hidden_size // shape.num_attention_heads
@@ -56,7 +61,10 @@ class OnnxStepEngine:
         self._cache_dtype = torch.float32 if weights == "float32" else torch.int8
         with torch.no_grad():
             self._speeds = backbone.rotary_emb.inv_freq.float().numpy().copy()
-            self._session = _build(backbone, weights).session(threads)
+            graph = _build(backbone, weights)
+        self._session = self._wide = graph.session(threads)
+        if (most_threads or threads) != threads:
+            self._wide = graph.session(most_threads)
 
     def new_cache(self, rows: int, capacity: int) -> Cache:
         """See `Engine`."""
@@ -99,7 +107,7 @@ class OnnxStepEngine:
         # Keys are turned once, when they enter, so of the table only the new places are read.
         bound.cos[bound.slots.ravel()], bound.sin[bound.slots.ravel()] = np.cos(angles), np.sin(angles)
         bound.last[:], bound.total[:] = places[:, -1], places[:, -1].max() + 1
-        self._session.run_with_iobinding(bound.binding)
+        bound.session.run_with_iobinding(bound.binding)
         return torch.from_numpy(bound.hidden.copy())
 
     def _bind(self, cache: Cache, rows: Sequence[int], added: int) -> "_Bound":
@@ -109,8 +117,10 @@ class OnnxStepEngine:
         if tables is None:
             places = cache.rows * cache.capacity
             tables = cache.bound["rotation"] = np.zeros((2, places, self._head_dim // 2), np.float32)
+        session = self._wide if count * added >= MUCH else self._session
         bound = _Bound(
-            binding=self._session.io_binding(),
+            session=session,
+            binding=session.io_binding(),
             x=np.zeros((count, added, self._hidden), np.float32),
             cos=tables[0],
             sin=tables[1],
@@ -134,6 +144,7 @@ class OnnxStepEngine:
 class _Bound:
     """What one call reads and writes, always the same memory."""
 
+    session: onnxruntime.InferenceSession
     binding: onnxruntime.IOBinding
     x: np.ndarray
     cos: np.ndarray

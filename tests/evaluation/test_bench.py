@@ -125,9 +125,9 @@ def test_an_engine_holds_all_layers_once(backbone: torch.nn.Module) -> None:
 
 
 def test_blocks_of_a_graph_have_scales() -> None:
-    assert blocked_bytes(64, 128, False, 8) == 64 * 128 + 4 * 64 * 2
-    assert blocked_bytes(64, 96, True, 4) == 64 * 96 // 2 + 4 * 64 * 3 + 4 * 64
-    assert blocked_bytes(64, 128, True, None) == 4 * (64 * 128 + 64)
+    assert blocked_bytes(64, 128, False, "int8") == 64 * 128 + 4 * 64 * 2
+    assert blocked_bytes(64, 96, True, "int4") == 64 * 96 // 2 + 4 * 64 * 3 + 4 * 64
+    assert blocked_bytes(64, 128, True, "float32") == 4 * (64 * 128 + 64)
 
 
 def test_copying_counts_what_is_read_and_what_is_written() -> None:
@@ -187,18 +187,18 @@ def test_gpt_tells_every_way_or_why_not(workshop: Workshop) -> None:
         assert told["tokens_per_second"] * told["step_ms"] == pytest.approx(1e3)
         limit = told["tokens_per_second"] / told["copy_limit_tokens_per_second"]
         assert told["share_of_copy_limit"] == pytest.approx(limit)
-    assert found.headlines["base_gpt_speedup"] == ways[f"ours {workshop.chosen}"]["speedup"]
+    assert found.headlines["base_gpt_speedup"] == ways[f"ours {workshop.chosen('base')}"]["speedup"]
 
 
 def test_a_quick_look_leaves_out_but_never_the_chosen_type(workshop: Workshop) -> None:
-    effort = dataclasses.replace(TINY, left_out=("plain int8", "ours int4", f"ours {workshop.chosen}"))
+    effort = dataclasses.replace(TINY, left_out=("plain int8", "ours int4", f"ours {workshop.chosen('nano')}"))
     skipped = measure_gpt(dataclasses.replace(workshop, effort=effort)).values["nano"]["skipped"]
-    assert {"plain int8", "ours int4"} <= set(skipped) and f"ours {workshop.chosen}" not in skipped
+    assert {"plain int8", "ours int4"} <= set(skipped) and f"ours {workshop.chosen('nano')}" not in skipped
 
 
 def test_growth_takes_the_reading_off(workshop: Workshop) -> None:
     found = measure_growth(workshop)
-    told = found.values[workshop.chosen]
+    told = found.values[workshop.chosen("base")]
     steps, cache = (
         [told[f"{which}_{what}_ms"] for which in ("long", "short")] for what in ("step", "cache_reading")
     )  # fmt: skip
@@ -229,7 +229,7 @@ def test_shares_are_those_of_one_request() -> None:
 def test_nano_and_base_tell_requests_without_the_cold_one(workshop: Workshop) -> None:
     nano, base = speaking.measure_nano(workshop), speaking.measure_base(workshop)
     assert nano.values["auto"]["requests"] == nano.values["float32"]["requests"] == 2
-    assert nano.values["float32"]["weights"] == "float32" and nano.values["auto"]["weights"] == workshop.chosen
+    assert nano.values["float32"]["weights"] == "float32" and nano.values["auto"]["weights"] == workshop.chosen("nano")
     for told in (nano.values["auto"], base.values["auto"]):
         assert sum(told[f"share_{part}"] for part in ("language_model", "decoder", "rest")) == pytest.approx(1.0)
         assert told["share_language_model"] > 0 and told["share_decoder"] > 0

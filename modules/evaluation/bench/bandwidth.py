@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from modules.evaluation.bench.timing import Clock, Turn
+from modules.gpt.onnx_graph import BITS, BLOCKS
 from modules.gpt.step import Engine, StepEngine
 
 BUFFER_BYTES = {"cpu": 512 << 20, "cuda": 2 << 30}
 """Several times the largest caches."""
-GRAPH_BITS, GRAPH_BLOCKS = {"int8": 8, "int4": 4}, (64, 32)
 _HOLDERS = ("modules.gpt.step", "modules.gpt.packing")
 
 
@@ -76,7 +76,7 @@ def engine_bytes(backbone: nn.Module, engine: Engine, weights: str) -> int:
     """Bytes of weights, scales and biases that a step of our engine reads."""
     if isinstance(engine, StepEngine):
         return held_bytes(engine)
-    return sum(blocked_bytes(*matrix, GRAPH_BITS.get(weights)) for matrix in matrices(backbone.config))
+    return sum(blocked_bytes(*matrix, weights) for matrix in matrices(backbone.config))
 
 
 def held_bytes(thing: object) -> int:
@@ -99,11 +99,11 @@ def _held(thing: object) -> Iterator[Tensor]:
             yield from _held(one)
 
 
-def blocked_bytes(outputs: int, inputs: int, bias: bool, bits: int | None) -> int:
-    """Of a matrix in a graph of ONNX Runtime (`modules.gpt.onnx_step`), whose weights cannot be looked up: integers of
-    so many bits with a float32 scale a block; None: float32."""
+def blocked_bytes(outputs: int, inputs: int, bias: bool, weights: str) -> int:
+    """Of a matrix in a graph of ONNX Runtime (`modules.gpt.onnx_step`), whose weights cannot be looked up: integers
+    with a float32 scale a block, or float32."""
     values = outputs * inputs
-    if bits is None:
+    if weights not in BITS:
         return 4 * values + 4 * outputs * bias
-    block = next(size for size in GRAPH_BLOCKS if inputs % size == 0)
-    return values * bits // 8 + 4 * (values // block) + 4 * outputs * bias
+    block = next(size for size in BLOCKS[weights] if inputs % size == 0)
+    return values * BITS[weights] // 8 + 4 * (values // block) + 4 * outputs * bias

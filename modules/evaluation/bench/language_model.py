@@ -48,13 +48,13 @@ def measure_gpt(workshop: Workshop) -> Measured:
     """Base and nano, one row at a time; on a card also sixteen."""
     rows = CARD_ROWS if workshop.device.type == "cuda" else (1,)
     memory = Memory(workshop.clock)
-    values, tables = {"chosen": workshop.chosen, "history_tokens": HISTORY}, []
+    values, tables = {"chosen": workshop.chosen("base"), "history_tokens": HISTORY}, []
     for name in ("base", "nano"):
         for count in rows:
             found, table = _compare(workshop, name, count, memory)
             values[name if count == 1 else f"{name}_{count}_rows"] = found
             tables.append(table)
-    chosen = values["base"]["ways"][f"ours {workshop.chosen}"]
+    chosen = values["base"]["ways"][f"ours {workshop.chosen('base')}"]
     headlines = {"base_gpt_speedup": chosen["speedup"], "base_gpt_bandwidth_share": chosen["share_of_copy_limit"]}
     return Measured(values, tuple(tables), headlines)
 
@@ -62,7 +62,8 @@ def measure_gpt(workshop: Workshop) -> Measured:
 def measure_growth(workshop: Workshop) -> Measured:
     """Base at a short and at a long history, in the chosen type and in float32."""
     effort, clock = workshop.effort, workshop.clock
-    types = dict.fromkeys((workshop.chosen, "float32"))
+    chosen = workshop.chosen("base")
+    types = dict.fromkeys((chosen, "int8", "float32") if workshop.device.type == "cpu" else (chosen, "float32"))
     hidden, memory = workshop.backbone("base").config.hidden_size, Memory(clock)
     steppers, turns = {}, {"read": memory.read}
     for weights in types:
@@ -76,7 +77,7 @@ def measure_growth(workshop: Workshop) -> Measured:
     found = effort.rounds.run(turns, workshop.should_stop)
     rate = memory.read_rate(statistics.median(found["read"]))
     values: dict[str, Any] = {
-        "chosen": workshop.chosen, "short_history_tokens": SHORT, "long_history_tokens": long,
+        "chosen": chosen, "short_history_tokens": SHORT, "long_history_tokens": long,
         "rounds": len(found["read"]), "read_gb_per_second": rate / 1e9,
     }  # fmt: skip
     rows = []
@@ -95,7 +96,7 @@ def measure_growth(workshop: Workshop) -> Measured:
         f"({figure(rate / 1e9)} GB/s). Growth: step less cache at the long history, over the same at the short one."
     )
     table = Table("Growth of a step of base with its history", header, tuple(rows), note)
-    return Measured(values, (table,), {"step_cost_growth": values[workshop.chosen]["growth"]})
+    return Measured(values, (table,), {"step_cost_growth": values[chosen]["growth"]})
 
 
 def _growth(steps: list[float], reading: list[float]) -> dict[str, float]:
@@ -171,7 +172,7 @@ def _ways(workshop: Workshop, name: str, rows: int) -> _Ways:
     backbone, ways = workshop.backbone(name), _Ways()
     _add_plain(ways, workshop, backbone, rows)
     for weights in _types(workshop, ways):
-        if _left_out(ways, f"ours {weights}", workshop):
+        if weights != workshop.chosen(name) and _left_out(ways, f"ours {weights}", workshop):
             continue
         engine = workshop.engine(name, weights)
         steps = OurSteps(engine, HISTORY + workshop.effort.steps, rows)
@@ -202,8 +203,8 @@ def _add_plain(ways: _Ways, workshop: Workshop, backbone: nn.Module, rows: int) 
 
 
 def _left_out(ways: _Ways, way: str, workshop: Workshop) -> bool:
-    """Whether the way is not measured in a run of this effort; the chosen type always is."""
-    out = way in workshop.effort.left_out and way != f"ours {workshop.chosen}"
+    """Whether the way is not measured in a run of this effort."""
+    out = way in workshop.effort.left_out
     if out:
         ways.skipped[way] = "not part of a quick look"
     return out

@@ -53,10 +53,9 @@ class Workshop:
         """Of the device."""
         return Clock(self.device)
 
-    @property
-    def chosen(self) -> WeightType:
-        """The type of weights that the program takes on this device when nobody says another."""
-        return weight_type("auto", self.device)
+    def chosen(self, name: str) -> WeightType:
+        """The type of weights that the program takes for "nano" or "base" on this device when nobody says another."""
+        return weight_type("auto", self.device, self.backbone(name))
 
     def nano(self, precision: Precision) -> Parts:
         """The shipped nano."""
