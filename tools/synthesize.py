@@ -96,7 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision",
         default="auto",
         choices=PRECISIONS,
-        help="of the language model's weights while it speaks; auto: int8 on a CPU (large models int4), bf16 on a GPU (default auto)",
+        help="of the language model's weights while it speaks; auto: int8 on a CPU (large models int4), bf16 on a GPU "
+        "(default auto)",
     )
     parser.add_argument(
         "--stream",
