@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+import os
 import subprocess
 import sys
 import threading
@@ -45,6 +46,23 @@ def test_gradio_writes_no_stubs_and_is_whole() -> None:
         "assert len(page.fns) == 1"
     )
     subprocess.run([sys.executable, "-c", script], cwd=PROJECT_ROOT, check=True, timeout=120)
+
+
+def test_a_page_has_one_application_and_others_keep_theirs() -> None:
+    script = (
+        "import gradio\n"
+        "from tools.webui.quick_start import without_application\n"
+        "with without_application(), gradio.Blocks() as page:\n"
+        "    gradio.Button('x').click(lambda: None)\n"
+        "assert page.app is None\n"
+        "with gradio.Blocks() as other:\n"
+        "    pass\n"
+        "assert other.app is not None\n"
+        "page.launch(prevent_thread_lock=True, quiet=True)\n"
+        "assert page.app is not None and page.app.blocks is page"
+    )
+    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
+    subprocess.run([sys.executable, "-c", script], cwd=PROJECT_ROOT, check=True, timeout=120, env=environment)
 
 
 def warmed(engine: Engine, choice: ModelChoice) -> None:

@@ -12,6 +12,7 @@ from tools.webui.jobs_panel import build_jobs_panel
 from tools.webui.live import player_script, serve_live
 from tools.webui.messages import guarded
 from tools.webui.options_panel import refresh_weights
+from tools.webui.quick_start import without_application
 from tools.webui.services import Services
 from tools.webui.theme import CSS, theme
 
@@ -46,7 +47,8 @@ def build_app(
         after: the same, for tabs that stand behind the inference tab.
     """
     i18n = services.messages.frontend()
-    with gr.Blocks(title="GPT-SoVITS2", delete_cache=TEMPORARY_FILES_SECONDS, analytics_enabled=False) as app:
+    named = {"title": "GPT-SoVITS2", "delete_cache": TEMPORARY_FILES_SECONDS, "analytics_enabled": False}
+    with without_application(), gr.Blocks(**named) as app:
         app.queue(max_size=MOST_WAITING)  # while the page is empty: Gradio describes all of it at once
         gr.Markdown(i18n("page.head"), elem_classes="page-head")
         device = gr.Markdown(i18n("page.device_unknown"), elem_classes="quiet", elem_id="device")

@@ -35,6 +35,20 @@ def quick_start() -> Iterator[None]:
         gc.enable()
 
 
+@contextmanager
+def without_application() -> Iterator[None]:
+    """While a page is built: Gradio makes its web application when the page begins, when it gets a queue, when it is
+    complete and when it is launched, and only the last one ever answers anybody."""
+    from gradio.routes import App
+
+    make = inspect.getattr_static(App, "create_app")
+    App.create_app = staticmethod(lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        App.create_app = make
+
+
 def _asked_once(signature: Callable[..., inspect.Signature]) -> Callable[..., inspect.Signature]:
     """`inspect.signature` with a memory for plain functions, whose answers never change; those of others may."""
     known: dict[FunctionType, inspect.Signature] = {}
