@@ -14,7 +14,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -108,14 +108,15 @@ class LiveSpeech:
         """The chunks of one sentence. Raises Stopped."""
         finisher = LiveFinisher(self._sample_rate, self._parts.vits2.audio.loudness_lufs)
         pause = np.zeros(round(self._options.pause_seconds * self._sample_rate) if line.index else 0, np.float32)
-        sound: SoundStream | None = None
+        seed, sound = line.seed, self._sound(line)  # which reads the text while the first frames are spoken
         raws: list[np.ndarray] = []
         left: list[np.ndarray] = []
         taken, final = 0, False
         while not final:
             codes, final = self._take(line, taken, clock)
             taken += len(codes)
-            sound = sound or self._sound(line)
+            if line.seed != seed:  # spoken again, before anything has left
+                seed, sound = line.seed, self._sound(line)
             with clock.decoding():
                 raws.append(self._decode(sound, codes, final))
             wav = finisher.push(raws[-1], final)
@@ -145,10 +146,7 @@ class LiveSpeech:
 
     def _decode(self, sound: SoundStream, codes: Tensor, final: bool) -> np.ndarray:
         """New frames [T, K] -> the raw samples float32 [S] that are settled now."""
-        # A small language model works on a core of its own; a thread too many would keep all others waiting.
-        alone = self._done or self._parts.gpt.engine.threads is None
-        threads = full_threads() if alone else max(1, full_threads() - 1)
-        with torch.inference_mode(), threads_within(threads, full_threads()):
+        with torch.inference_mode(), self._own_threads():
             if len(codes):
                 sound.push(codes)
             return sound.read(final=final).numpy()
@@ -156,16 +154,23 @@ class LiveSpeech:
     def _sound(self, line: _Line) -> SoundStream:
         written = write(self._parts, self._texts[line.index])
         features = None if written.features is None else torch.from_numpy(written.features)[None]
-        return SoundStream(
-            self._parts.vits2,
-            torch.tensor([written.ids], device=self._parts.device),
-            self._timbre.style,
-            self._timbre.median_hz,
-            noise_scale=self._options.noise_scale,
-            speed=self._options.speed,
-            seed=line.seed,
-            text_features=None if features is None else features.to(self._parts.device),
-        )
+        with self._own_threads():
+            return SoundStream(
+                self._parts.vits2,
+                torch.tensor([written.ids], device=self._parts.device),
+                self._timbre.style,
+                self._timbre.median_hz,
+                noise_scale=self._options.noise_scale,
+                speed=self._options.speed,
+                seed=line.seed,
+                text_features=None if features is None else features.to(self._parts.device),
+            )
+
+    def _own_threads(self) -> AbstractContextManager[None]:
+        """Those that the language model leaves: it works on a core of its own, and a thread too many would keep all
+        others waiting."""
+        alone = self._done or self._parts.gpt.engine.threads is None
+        return threads_within(full_threads() if alone else max(1, full_threads() - 1), full_threads())
 
     def _segment(self, line: _Line, raws: Sequence[np.ndarray], left: Sequence[np.ndarray]) -> Segment:
         wav, codes = np.concatenate(left), _stack(line.codes, len(self._parts.speech.codebook_sizes))
