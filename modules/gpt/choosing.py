@@ -104,12 +104,13 @@ class StreamPlan(NamedTuple):
 class WholeFrames(Protocol):
     """Draws whole frames, see `modules.gpt.onnx_frame.OnnxFrames`."""
 
-    def bind(self, sentences: int, plan: Sequence[StreamPlan], recent: int, history: int) -> "BoundFrames":
+    def bind(self, sentences: int, plan: Sequence[StreamPlan], recent: int, history: int) -> "FrameMemory":
         """Memory for frames of so many sentences."""
 
 
-class BoundFrames(Protocol):
-    """See `modules.gpt.onnx_frame.BoundFrames`."""
+class FrameMemory(Protocol):
+    """What a frame is drawn from and in, always the same memory: see `modules.gpt.onnx_frame.BoundFrames`, also for the
+    shapes."""
 
     hidden: np.ndarray
     first: np.ndarray
@@ -121,12 +122,12 @@ class BoundFrames(Protocol):
     logits: np.ndarray
 
     def run(self, numbers: np.ndarray) -> Tensor:
-        """Draw with this noise."""
+        """Draw with this noise; what enters the model of the frames, which the next run overwrites."""
 
     def remember(self, content: np.ndarray, penalty: np.ndarray) -> None:
         """These content codes were said."""
 
-    def keep(self, rows: Sequence[int]) -> "BoundFrames":
+    def keep(self, rows: Sequence[int]) -> "FrameMemory":
         """Memory of these sentences alone."""
 
 
@@ -158,19 +159,19 @@ class FrameChooser:
         self.noise = RowNoise([o.seed for o in options], device)
         self.drawn = 0
         self.entering: Tensor | None = None
-        """What enters the model of the last frames [S, H], where that is known already."""
+        """What enters the model of the last frames [S, H], where that is known already; overwritten by the next."""
         self._end, self._phones = heads.pattern.end_code, heads.pattern.phones
         classes = heads.pattern.codebook_sizes[heads.pattern.content] + 1
         spared = torch.zeros(classes, dtype=torch.bool, device=device)
         spared[[code for code in heads.quiet.codes if code < classes]] = True
         self._spared, self._free = spared, spared.cpu().numpy()
-        window = max(self.options.penalty_window or longest, self.options.ras_window, 1)
-        self._history = torch.full((len(options), window), -1, device=device)
         self._draws = self._plan()
         self._numbers = sum(stream.noise for stream in self._draws or ())
         plain = self.prompts == 1 and not self.options.guidance and self._draws is not None
         whole = heads.whole_frames() if plain else None
         self._whole = None if whole is None else self._bound(whole, longest)
+        window = 0 if self._whole else max(self.options.penalty_window or longest, self.options.ras_window, 1)
+        self._history = torch.full((len(options), window), -1, device=device)
 
     @property
     def sentences(self) -> int:
@@ -228,7 +229,7 @@ class FrameChooser:
             plan.append(StreamPlan(min(top, classes), temperature, min(top, classes)))
         return plan if plan[-1].temperature > 0 else None
 
-    def _bound(self, whole: WholeFrames, longest: int) -> BoundFrames:
+    def _bound(self, whole: WholeFrames, longest: int) -> FrameMemory:
         """Memory for frames that are drawn at one go."""
         o = self.options
         bound = whole.bind(self.sentences, self._draws, o.penalty_window or longest, o.ras_window)

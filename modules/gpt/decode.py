@@ -7,8 +7,7 @@ from it. That is how references fuse in the language model; `build_prompts` make
 Several sentences go through the model together, each as far as it goes: rows that have come to their end drop out. What
 comes before the target in a prompt, the voice, is read once and kept.
 
-Shape letters: S sentences, n rows (all prompts of all sentences), T frames, K codebooks, W places of a step, H hidden,
-V classes.
+Shape letters: S sentences, n rows (all prompts of all sentences), T frames, K codebooks, H hidden.
 """
 
 from collections import OrderedDict
@@ -18,19 +17,18 @@ from itertools import repeat
 from threading import Lock
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.errors import Stopped, UserError
 from modules.gpt.cache import Cache
 from modules.gpt.choosing import DecodeOptions, FrameChooser, WholeFrames
 from modules.gpt.engines import build_engine, weight_type
+from modules.gpt.heads import PackedHeads
 from modules.gpt.loops import Quiet
-from modules.gpt.model import CodeLinear, SpeechGPT
-from modules.gpt.packing import Linear, WeightType, pack_linear
+from modules.gpt.model import SpeechGPT
 from modules.gpt.prompts import FusionMode, Prompt, PromptReference, build_prompts, frame_limits, without_text
-from modules.gpt.reading import WINDOW, Pointer
-from modules.gpt.sequence import SPEECH, Part, arrange, part_length
+from modules.gpt.reading import WINDOW, Pointer, Reader
+from modules.gpt.sequence import Part, arrange, part_length
 from modules.gpt.speaking import Speech, StoppedBy, writer_of
 from modules.gpt.watching import Watch
 from modules.precision import Precision
@@ -85,46 +83,6 @@ class Request:
 
 
 @dataclass
-class Reader:
-    """The pointers while frames are drawn, and what the texts give to each step.
-
-    pointers: of every sentence; near [S, U, H]: what enters where each unit is read; told bool [S, rows of a sentence]:
-    the rows that know the text; begin [S, rows of a sentence]: where they began.
-    """
-
-    pointers: list[Pointer]
-    near: Tensor
-    told: Tensor
-    begin: Tensor
-    steps: int = 0
-
-    def __post_init__(self) -> None:
-        self._all_told = bool(self.told.all())
-        self._rows = list(range(len(self.pointers)))
-
-    def step(self) -> tuple[Tensor, Tensor]:
-        """After a frame: what enters besides it, [n, 1, H], and where the rows stand, [n, 1]."""
-        self.steps += 1
-        units = [pointer.unit for pointer in self.pointers]
-        near = (self.near[:, units[0]] if len(units) == 1 else self.near[self._rows, units])[:, None]
-        places = torch.tensor([[pointer.place] for pointer in self.pointers], device=self.near.device)
-        if self.told.shape[1] == 1 and self._all_told:
-            return near, self.begin + places
-        if not self._all_told:
-            near = near * self.told[..., None]
-            places = torch.where(self.told, places, float(self.steps))
-        near = near.expand(-1, self.told.shape[1], -1)
-        return near.flatten(0, 1)[:, None], (self.begin + places).flatten()[:, None]
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these sentences alone."""
-        self.pointers = [self.pointers[row] for row in rows]
-        index = torch.tensor(rows, device=self.near.device)
-        self.near, self.told, self.begin = self.near[index], self.told[index], self.begin[index]
-        self._rows = list(range(len(rows)))
-
-
-@dataclass
 class _Spoken:
     """A batch while it speaks: cache of the rows, where they stand [n, 1] (None: counted by the engine), the reader."""
 
@@ -143,7 +101,7 @@ class _Spoken:
             self.reader.keep(sentences)
 
 
-class Decoder:
+class Decoder(PackedHeads):
     """Draws frames from a trained model. Weights are copied into fast form once, so build it once and keep it.
 
     Args:
@@ -152,24 +110,15 @@ class Decoder:
     """
 
     def __init__(self, model: SpeechGPT, precision: Precision = "float32"):
-        self.model, self.pattern = model, model.pattern
+        super().__init__(model, weight_type(precision, model.specials.device, model.backbone))
         names = list(model.statistics.get("phones", ()))
         pause = names.index(PAUSE_PHONE) if self.pattern.phones and PAUSE_PHONE in names else None
         self.quiet = Quiet(frozenset(model.statistics.get("quiet_codes", ())), pause)
         self._device = model.specials.device
-        self.weights: WeightType = weight_type(precision, self._device, model.backbone)
         self.engine = build_engine(model.backbone, self.weights)
         self._threads = full_threads()
         self._voices: OrderedDict[Hashable, tuple[Tensor, Tensor]] = OrderedDict()
         self._lock = Lock()
-        with torch.inference_mode():
-            self._output = pack_linear(model.output_matrix(), None, self.weights)
-            self._frame_kind = model.specials[SPEECH].clone()
-            learned = model.vector_dim is None
-            self._tables = [_with_nothing(table.matrix()) for table in model.speech] if learned else None
-            chained = model.pattern.chained
-            self._chosen = [_with_nothing(table.matrix()) for table in model.chosen_tables()] if chained else []
-            self._heads = [_packed(head, self.weights) for head in model.heads]
         self._frames = self._whole_frames() if self.engine.own_threads else None
 
     def _whole_frames(self) -> WholeFrames | None:
@@ -208,6 +157,8 @@ class Decoder:
         self, requests: Sequence[Request], *, should_stop: Callable[[], bool] | None = None
     ) -> list[Generated]:
         """Continue the prompts of several sentences together; each says what it would say alone.
+
+        That holds for weights whose sums do not depend on the number of rows, not for int4, where the last bits do.
 
         Args:
             requests: whose options draw alike (see `DecodeOptions.draws_like`).
@@ -369,46 +320,6 @@ class Decoder:
         around = torch.where((around >= 0) & (around < len(ids)), around, -1)
         return self.model.read(self.model.text(ids, features), around)
 
-    def _embed(self, steps: Tensor) -> Tensor:
-        """Input embeddings [S, H] of steps [S, W]."""
-        return self._embed_frames(steps) + self._frame_kind
-
-    def _embed_frames(self, steps: Tensor) -> Tensor:
-        """What `SpeechGPT.embed_frames` gives, from tables that are made."""
-        if self._tables is None:
-            return self.model.embed_frames(steps)
-        streams, frames = self.pattern.streams, []
-        for first in range(0, steps.shape[1], streams):
-            codes = steps[:, first : first + streams].unbind(1)
-            frames.append(self._sum(self._tables, codes))
-        return frames[0] if self.pattern.group_size == 1 else self.model.grouping.join(torch.cat(frames, 1))
-
-    def _sum(self, tables: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
-        """The sum of the codes' vectors, [S, H]; a code that is not there (negative) has none."""
-        found = zip(tables, codes, strict=False)  # advances have no table
-        if self.pattern.has_gaps:  # row -1 of a table is nothing
-            return sum(table[code.clamp_min(-1)] for table, code in found)
-        return sum(table[code] for table, code in found)
-
-    def place(self, hidden: Tensor, frames: Sequence[Tensor]) -> Tensor:
-        """A step's hidden states [n, H] to those of its next frame, after the step's `frames` so far, [n, K] each."""
-        if not frames:
-            return hidden
-        nothing = torch.zeros_like(self._frame_kind)
-        seen = [nothing + self._sum(self._chosen, frame.unbind(1)) for frame in frames] if self._chosen else []
-        return self.model.grouping.place(hidden, len(frames), seen)
-
-    def first_logits(self, hidden: Tensor) -> Tensor:
-        """[n, H] -> [n, V_0 + 1]."""
-        return self._output(hidden)
-
-    def stream_logits(self, stream: int, hidden: Tensor, frame: Sequence[Tensor]) -> Tensor:
-        """Logits of stream k >= 1 after the frame's earlier codes, [n] each: [n, H] -> [n, V_k]."""
-        for table, code in zip(self._chosen, frame, strict=False):
-            hidden = hidden + table[code]
-        turn, output = self._heads[stream - 1]
-        return output(F.silu(turn(hidden)))
-
     def whole_frames(self) -> WholeFrames | None:
         """What draws plain frames at one go; there is one for models whose steps are one graph."""
         return self._frames
@@ -424,18 +335,6 @@ class Decoder:
         # Frames that are left out have moved the pointer too.
         reads = None if pointer is None else (said[:, -1].cumsum(0) - said[:, -1])[kept]
         return Generated(codes, speech.stopped_by or "eos", phones, quiet, finished, reads)
-
-
-def _packed(head: nn.Sequential, weights: WeightType) -> tuple[Linear, Linear]:
-    """A head's first layer and its output."""
-    turn, _, output = head
-    whole = (output.table.matrix(), None) if isinstance(output, CodeLinear) else (output.weight, output.bias)
-    return pack_linear(turn.weight, turn.bias, weights), pack_linear(*whole, weights)
-
-
-def _with_nothing(table: Tensor) -> Tensor:
-    """A table with a vector of nothing at its end, for the class of EOS and for codes that are not there."""
-    return torch.cat([table, torch.zeros_like(table[:1])])
 
 
 def _used(request: Request) -> Request:

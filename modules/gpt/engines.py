@@ -10,7 +10,8 @@ from modules.precision import PRECISIONS, Precision
 from modules.runtime import bf16_supported, full_threads
 
 SMALL_WEIGHTS = 16_000_000
-"""Threads that share a step of a model of at most so many weights wait for each other longer than they work."""
+"""A step of a model of at most so many weights costs what its operations cost: threads that share it wait for each
+other longer than they work, and fewer bits gain little."""
 
 
 def weight_type(precision: Precision, device: torch.device, backbone: nn.Module) -> WeightType:

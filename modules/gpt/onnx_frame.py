@@ -1,8 +1,8 @@
-"""A frame of a small model drawn by one graph of ONNX Runtime: heads, penalties and draws of all streams.
+"""A frame drawn by one graph of ONNX Runtime: heads, penalties and draws of all streams.
 
 It does what `FrameChooser` does with torch for the plain case (one prompt a sentence, one frame a step, chained codes,
 a temperature), with the same noise, so that the same codes come out; there, a hundred small operations of torch cost
-more than the model itself. `tests/gpt/test_gpt_batch.py` holds them together.
+more than a small model itself. `tests/gpt/test_gpt_batch.py` holds them together.
 
 Shape letters: S sentences, H hidden, V classes, N past codes, K streams.
 """
@@ -117,9 +117,9 @@ class BoundFrames:
     - hidden: [S, H].
     - first: what is added to the logits of stream 0, [S, V_0 + 1]; advance: to those of the advances.
     - recent, penalty: content codes [S, N] and what their logits are divided by, 1 where nothing is.
-    - history: last content codes [S, N], negative: none; most [1]: how often one may stand among them.
+    - history: last content codes [S, M], negative: none; most [1]: how often one may stand among them.
     - forced: content [S, 1] that is not drawn; negative: none.
-    - noise: of every stream.
+    - noise: of every stream k, [S, numbers of its plan].
 
     `run` writes codes [S, K], overused bool [S, 1], the logits of the content before the penalty [S, V], and what
     enters the model of the frames [S, H].

@@ -27,13 +27,18 @@ HEAD_MULTIPLE = 16
 MUCH = 6
 """Positions, of one row or of several, that are worth more threads than a step of a small model."""
 REACH = 0.5
-"""Keys and values of 8 bits reach so far of the largest numbers that the weights could make of normalised inputs. Those
-of nano reach 0.37 of it, and half of them less than 0.2; what goes beyond is cut off."""
+"""Keys and values of 8 bits reach so far of the largest numbers that the weights could make of normalised inputs,
+beside all of their biases. Those of nano reach 0.37, and half of them less than 0.2; what goes beyond is cut off."""
+MOST_WEIGHTS = 1_500_000_000
+"""A graph is one message of less than 2 GiB."""
 
 
 def fits(backbone: nn.Module) -> bool:
-    """Whether blocks of weights divide every matrix of the backbone, and the kernel of attention knows its heads."""
+    """Whether blocks of weights divide every matrix of the backbone, the kernel of attention knows its heads, and it is
+    not too large for a graph."""
     shape = backbone.config
+    if sum(parameter.numel() for parameter in backbone.parameters()) > MOST_WEIGHTS:
+        return False
     if shape.hidden_size // shape.num_attention_heads % HEAD_MULTIPLE:
         return False
     return shape.hidden_size % LEAST_BLOCK == 0 and shape.intermediate_size % LEAST_BLOCK == 0
@@ -45,16 +50,16 @@ class OnnxStepEngine:
     Args:
         backbone: a transformers Qwen2Model with full attention, on a CPU.
         weights: "float32", "int8" or "int4"; beside integers the cache is int8.
-        threads: that work on a step.
+        own_threads: that work on a step.
         most_threads: that work on `MUCH` positions and more; None: as many as on a step.
     """
 
     threads, fixed_rows = 1, False  # threads of torch that wait for work would take the cores of this one's
 
     def __init__(
-        self, backbone: nn.Module, weights: str = "int8", threads: int = 1, most_threads: int | None = None
+        self, backbone: nn.Module, weights: str = "int8", own_threads: int = 1, most_threads: int | None = None
     ):  # fmt: skip
-        shape, self.own_threads = backbone.config, threads
+        shape, self.own_threads = backbone.config, own_threads
         self._layers, self._kv_heads = shape.num_hidden_layers, shape.num_key_value_heads
         self._hidden, self._head_dim = shape.hidden_size, shape.hidden_size // shape.num_attention_heads
         self.capacity = shape.max_position_embeddings
@@ -62,8 +67,8 @@ class OnnxStepEngine:
         with torch.no_grad():
             self._speeds = backbone.rotary_emb.inv_freq.float().numpy().copy()
             graph = _build(backbone, weights)
-        self._session = self._wide = graph.session(threads)
-        if (most_threads or threads) != threads:
+        self._session = self._wide = graph.session(own_threads)
+        if most_threads not in (None, own_threads):
             self._wide = graph.session(most_threads)
 
     def new_cache(self, rows: int, capacity: int) -> Cache:
@@ -167,7 +172,7 @@ def _build(backbone: nn.Module, weights: str) -> Graph:
     ones, gain = graph.constant(torch.ones(hidden)), graph.constant(backbone.norm.weight)
     kind, scales, rounding = "float", [], {}
     if weights != "float32":
-        kind, scales = "int8", ["", "", *[graph.constant([REACH / 127])] * 2]
+        kind, scales = "int8", ["", "", *[graph.constant([1 / 127])] * 2]
         rounding = {"k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR", "kv_cache_bit_width": 8}
     normed = graph.add("SimplifiedLayerNormalization", x, ones, axis=-1, **norm)
     for i, layer in enumerate(backbone.layers):
@@ -202,13 +207,13 @@ def _residual(graph: Graph, branch: str, x: str, gain: str, norm: dict[str, floa
 
 
 def _evened(qkv: Tensor, bias: Tensor, out: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The same attention by keys and values that are at most 1, so that one scale suits all of them: what they are
+    """The same attention by keys and values of about 1 at most, so that one scale suits all of them: what they are
     divided by, the queries and the output are multiplied with.
 
     A normalised input is as long as the root of its width, so a row of weights makes at most its own length times that
-    of it."""
+    of it. It never comes near that, while its bias is there every time."""
     width = qkv.shape[0] // (heads + 2 * kv_heads)
-    bound = qkv.float().norm(dim=1) * qkv.shape[1] ** 0.5 + bias.float().abs()
+    bound = REACH * qkv.float().norm(dim=1) * qkv.shape[1] ** 0.5 + bias.float().abs()
     keys, values = bound.view(-1, width)[heads:].split(kv_heads)
     # What RoPE turns into each other has one bound.
     pairs = keys.unflatten(1, (2, -1)).square().sum(1, keepdim=True).sqrt().expand(-1, 2, -1).flatten(1)

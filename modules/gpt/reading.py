@@ -9,7 +9,7 @@ In training the pointer is known by alignment (`unit_alignment.py`). For referen
 are spread over their units by the units' usual lengths.
 
 Shape letters: N text units of all rows (flat), U of one part, R steps that read (BOS and each frame), T frames,
-H hidden.
+S sentences, n rows, H hidden.
 """
 
 from collections.abc import Sequence
@@ -160,3 +160,43 @@ class Pointer:
             return 0.0
         usual = self.unit_frames[self.unit]
         return self._starts[self.unit] + min(float(self.held), 0.9 * usual)
+
+
+@dataclass
+class Reader:
+    """The pointers while frames are drawn, and what the texts give to each step.
+
+    pointers: of every sentence; near [S, U, H]: what enters where each unit is read; told bool [S, rows of a sentence]:
+    the rows that know the text; begin [S, rows of a sentence]: where they began.
+    """
+
+    pointers: list[Pointer]
+    near: Tensor
+    told: Tensor
+    begin: Tensor
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        self._all_told = bool(self.told.all())
+        self._rows = list(range(len(self.pointers)))
+
+    def step(self) -> tuple[Tensor, Tensor]:
+        """After a frame: what enters besides it, [n, 1, H], and where the rows stand, [n, 1]."""
+        self.steps += 1
+        units = [pointer.unit for pointer in self.pointers]
+        near = (self.near[:, units[0]] if len(units) == 1 else self.near[self._rows, units])[:, None]
+        places = torch.tensor([[pointer.place] for pointer in self.pointers], device=self.near.device)
+        if self.told.shape[1] == 1 and self._all_told:
+            return near, self.begin + places
+        if not self._all_told:
+            near = near * self.told[..., None]
+            places = torch.where(self.told, places, float(self.steps))
+        near = near.expand(-1, self.told.shape[1], -1)
+        return near.flatten(0, 1)[:, None], (self.begin + places).flatten()[:, None]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these sentences alone."""
+        self.pointers = [self.pointers[row] for row in rows]
+        index = torch.tensor(rows, device=self.near.device)
+        self.near, self.told, self.begin = self.near[index], self.told[index], self.begin[index]
+        self._rows = list(range(len(rows)))

@@ -97,7 +97,7 @@ class GroupWriter:
         for _ in range(heads.pattern.group_size):
             ending = [chooser.must_end(row) for row in range(len(self.speeches))]
             rows = [frame.repeat_interleave(len(hidden) // len(frame), 0) for frame in step]
-            frames = chooser.frame(heads.place(hidden, rows) if rows else hidden)
+            frames = chooser.frame(heads.place(hidden, rows))
             step.append(frames)
             for row, frame in enumerate(frames.tolist()):
                 self._take(row, None if ending[row] or frame[0] == heads.pattern.end_code else frame)

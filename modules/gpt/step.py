@@ -29,7 +29,7 @@ class Engine(Protocol):
     threads: int | None
     """How many threads of torch suit what is done between its steps; None: as many as there are."""
     own_threads: int
-    """Threads beside those of torch that it works with; 0: none."""
+    """Threads beside those of torch that work on a step of few rows; 0: none."""
     fixed_rows: bool
     """Whether rows that have come to their end cost less than new memory for the others."""
 

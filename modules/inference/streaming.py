@@ -108,15 +108,14 @@ class LiveSpeech:
         """The chunks of one sentence. Raises Stopped."""
         finisher = LiveFinisher(self._sample_rate, self._parts.vits2.audio.loudness_lufs)
         pause = np.zeros(round(self._options.pause_seconds * self._sample_rate) if line.index else 0, np.float32)
-        seed, sound = line.seed, self._sound(line)  # which reads the text while the first frames are spoken
+        sound: SoundStream | None = None
         raws: list[np.ndarray] = []
         left: list[np.ndarray] = []
         taken, final = 0, False
         while not final:
             codes, final = self._take(line, taken, clock)
             taken += len(codes)
-            if line.seed != seed:  # spoken again, before anything has left
-                seed, sound = line.seed, self._sound(line)
+            sound = sound or self._sound(line)
             with clock.decoding():
                 raws.append(self._decode(sound, codes, final))
             wav = finisher.push(raws[-1], final)
@@ -146,7 +145,7 @@ class LiveSpeech:
 
     def _decode(self, sound: SoundStream, codes: Tensor, final: bool) -> np.ndarray:
         """New frames [T, K] -> the raw samples float32 [S] that are settled now."""
-        with torch.inference_mode(), self._own_threads():
+        with torch.inference_mode(), self._left_threads():
             if len(codes):
                 sound.push(codes)
             return sound.read(final=final).numpy()
@@ -154,7 +153,7 @@ class LiveSpeech:
     def _sound(self, line: _Line) -> SoundStream:
         written = write(self._parts, self._texts[line.index])
         features = None if written.features is None else torch.from_numpy(written.features)[None]
-        with self._own_threads():
+        with self._left_threads():
             return SoundStream(
                 self._parts.vits2,
                 torch.tensor([written.ids], device=self._parts.device),
@@ -166,11 +165,10 @@ class LiveSpeech:
                 text_features=None if features is None else features.to(self._parts.device),
             )
 
-    def _own_threads(self) -> AbstractContextManager[None]:
-        """Those that the language model leaves: it works on a core of its own, and a thread too many would keep all
-        others waiting."""
-        alone = self._done or self._parts.gpt.engine.threads is None
-        return threads_within(full_threads() if alone else max(1, full_threads() - 1), full_threads())
+    def _left_threads(self) -> AbstractContextManager[None]:
+        """Threads of torch on the cores that the language model leaves: one too many would keep all others waiting."""
+        taken = 0 if self._done else self._parts.gpt.engine.own_threads
+        return threads_within(max(1, full_threads() - taken), full_threads())
 
     def _segment(self, line: _Line, raws: Sequence[np.ndarray], left: Sequence[np.ndarray]) -> Segment:
         wav, codes = np.concatenate(left), _stack(line.codes, len(self._parts.speech.codebook_sizes))

@@ -127,6 +127,7 @@ def test_an_engine_holds_all_layers_once(backbone: torch.nn.Module) -> None:
 def test_blocks_of_a_graph_have_scales() -> None:
     assert blocked_bytes(64, 128, False, "int8") == 64 * 128 + 4 * 64 * 2
     assert blocked_bytes(64, 96, True, "int4") == 64 * 96 // 2 + 4 * 64 * 3 + 4 * 64
+    assert blocked_bytes(64, 256, False, "int4") == 64 * 256 // 2 + 4 * 64 * 2
     assert blocked_bytes(64, 128, True, "float32") == 4 * (64 * 128 + 64)
 
 
@@ -159,6 +160,12 @@ def test_turns_go_back_to_their_history(backbone: torch.nn.Module) -> None:
     assert growing() > 0 and growing() > 0 and ours.cache.lengths == [11, 11]
     one = OurSteps(build_engine(backbone, "float32"), 12)
     assert held_turn(one, 64, 8, 9, Clock(CPU))() > 0 and one.cache.lengths == [9]
+
+
+def test_steps_run_over_a_cache_of_bytes(backbone: torch.nn.Module) -> None:
+    ours = OurSteps(build_engine(backbone, "int8"), 20)
+    assert ours.cache.keys.dtype == torch.int8 and ours.cache.keys.unique().numel() > 100
+    assert held_turn(ours, 64, 8, 2, Clock(CPU))() > 0 and ours.read_bytes(8) == 2 * 2 * 2 * 8 * 16
 
 
 def test_the_quantised_copy_leaves_the_original_alone(backbone: torch.nn.Module) -> None:

@@ -49,7 +49,7 @@ def build_app(
     i18n = services.messages.frontend()
     named = {"title": "GPT-SoVITS2", "delete_cache": TEMPORARY_FILES_SECONDS, "analytics_enabled": False}
     with without_application(), gr.Blocks(**named) as app:
-        app.queue(max_size=MOST_WAITING)  # while the page is empty: Gradio describes all of it at once
+        app.queue(max_size=MOST_WAITING)
         gr.Markdown(i18n("page.head"), elem_classes="page-head")
         device = gr.Markdown(i18n("page.device_unknown"), elem_classes="quiet", elem_id="device")
         # In the order of the work; a newcomer begins with what needs no work before it.

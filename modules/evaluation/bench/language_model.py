@@ -60,7 +60,7 @@ def measure_gpt(workshop: Workshop) -> Measured:
 
 
 def measure_growth(workshop: Workshop) -> Measured:
-    """Base at a short and at a long history, in the chosen type and in float32."""
+    """Base at a short and at a long history, in the chosen type, in float32, and on a CPU in int8."""
     effort, clock = workshop.effort, workshop.clock
     chosen = workshop.chosen("base")
     types = dict.fromkeys((chosen, "int8", "float32") if workshop.device.type == "cpu" else (chosen, "float32"))

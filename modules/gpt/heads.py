@@ -1,0 +1,86 @@
+"""What enters a step, and the logits that leave it: the model's tables and heads in fast form.
+
+Shape letters: S sentences, n rows, W places of a step, K codebooks, H hidden, V classes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modules.gpt.model import CodeLinear, SpeechGPT
+from modules.gpt.packing import Linear, WeightType, pack_linear
+from modules.gpt.sequence import SPEECH
+
+
+class PackedHeads:
+    """Copies of a model's tables and heads; later changes of the model are not seen.
+
+    Args:
+        model: in eval mode, on its device.
+        weights: type of the heads' matrices.
+    """
+
+    def __init__(self, model: SpeechGPT, weights: WeightType):
+        self.model, self.pattern, self.weights = model, model.pattern, weights
+        with torch.inference_mode():
+            self._output = pack_linear(model.output_matrix(), None, weights)
+            self._frame_kind = model.specials[SPEECH].clone()
+            learned = model.vector_dim is None
+            self._tables = [_with_nothing(table.matrix()) for table in model.speech] if learned else None
+            chained = model.pattern.chained
+            self._chosen = [_with_nothing(table.matrix()) for table in model.chosen_tables()] if chained else []
+            self._heads = [_packed(head, weights) for head in model.heads]
+
+    def _embed(self, steps: Tensor) -> Tensor:
+        """Input embeddings [S, H] of steps [S, W]."""
+        return self._embed_frames(steps) + self._frame_kind
+
+    def _embed_frames(self, steps: Tensor) -> Tensor:
+        """What `SpeechGPT.embed_frames` gives, from tables that are made."""
+        if self._tables is None or steps.shape[1] != self.pattern.width:  # which it refuses
+            return self.model.embed_frames(steps)
+        streams, frames = self.pattern.streams, []
+        for first in range(0, steps.shape[1], streams):
+            codes = steps[:, first : first + streams].unbind(1)
+            frames.append(self._sum(self._tables, codes))
+        return frames[0] if self.pattern.group_size == 1 else self.model.grouping.join(torch.cat(frames, 1))
+
+    def _sum(self, tables: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
+        """The sum of the codes' vectors, [S, H]; a code that is not there (negative) has none."""
+        found = zip(tables, codes, strict=False)  # advances have no table
+        if self.pattern.has_gaps:  # row -1 of a table is nothing
+            return sum(table[code.clamp_min(-1)] for table, code in found)
+        return sum(table[code] for table, code in found)
+
+    def place(self, hidden: Tensor, frames: Sequence[Tensor]) -> Tensor:
+        """A step's hidden states [n, H] to those of its next frame, after the step's `frames` so far, [n, K] each."""
+        if not frames:
+            return hidden
+        nothing = torch.zeros_like(self._frame_kind)
+        seen = [nothing + self._sum(self._chosen, frame.unbind(1)) for frame in frames] if self._chosen else []
+        return self.model.grouping.place(hidden, len(frames), seen)
+
+    def first_logits(self, hidden: Tensor) -> Tensor:
+        """[n, H] -> [n, V_0 + 1]."""
+        return self._output(hidden)
+
+    def stream_logits(self, stream: int, hidden: Tensor, frame: Sequence[Tensor]) -> Tensor:
+        """Logits of stream k >= 1 after the frame's earlier codes, [n] each: [n, H] -> [n, V_k]."""
+        for table, code in zip(self._chosen, frame, strict=False):
+            hidden = hidden + table[code]
+        turn, output = self._heads[stream - 1]
+        return output(F.silu(turn(hidden)))
+
+
+def _packed(head: nn.Sequential, weights: WeightType) -> tuple[Linear, Linear]:
+    """A head's first layer and its output."""
+    turn, _, output = head
+    whole = (output.table.matrix(), None) if isinstance(output, CodeLinear) else (output.weight, output.bias)
+    return pack_linear(turn.weight, turn.bias, weights), pack_linear(*whole, weights)
+
+
+def _with_nothing(table: Tensor) -> Tensor:
+    """A table with a vector of nothing at its end, for the class of EOS and for codes that are not there."""
+    return torch.cat([table, torch.zeros_like(table[:1])])
