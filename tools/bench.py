@@ -154,6 +154,7 @@ def _wait_for_answer(job: Job, port: int, until: float) -> None:
     Raises:
         RuntimeError: the process has ended, or there is no answer in time.
     """
+    page = job.config().pid
     while time.perf_counter() < until:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
         try:
@@ -164,7 +165,7 @@ def _wait_for_answer(job: Job, port: int, until: float) -> None:
             pass  # nobody listens yet
         finally:
             connection.close()
-        if job.exit_code() is not None:
+        if not psutil.pid_exists(page):  # to ask the job takes seconds while it runs
             raise RuntimeError(f"the page has ended: {' '.join(job.log_tail())}")
         time.sleep(POLL_SECONDS)
     raise RuntimeError(f"the page has not answered within {PATIENCE_SECONDS:g} s")
