@@ -10,7 +10,6 @@ See docs/benchmarks.md for what the figures mean.
 import argparse
 import functools
 import http.client
-import json
 import socket
 import sys
 import tempfile
@@ -21,13 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from modules.data.manifest import write_whole
 from modules.data.sources import clean_path
-from modules.errors import UserError
 from modules.paths import PRETRAINED_MODELS, PROJECT_ROOT
 from modules.progress import StepProgress
 from tools.jobs import Job, JobStore
-from tools.running import run_step
+from tools.running import run_step, write_found
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +88,7 @@ def _run(arguments: argparse.Namespace, failed: list[str], progress: StepProgres
     finally:  # what was measured before a stop is not lost
         found = run.document()
         if arguments.json:
-            _write(clean_path(arguments.json), found)
+            write_found(clean_path(arguments.json), found)
     print("\n".join(_report(run, found)))
     failed.extend(run.errors)
     progress.finish(found)
@@ -214,15 +211,6 @@ def aligned(table: "Table") -> list[str]:
     lines = [line([cell.ljust(width) for cell, width in zip(row, widths, strict=True)]) for row in rows]
     lines.insert(1, line(["-" * width for width in widths]))
     return [f"### {table.title}", "", *lines, *(["", table.note] if table.note else [])]
-
-
-def _write(target: Path, found: dict[str, Any]) -> None:
-    try:
-        write_whole(target, [(json.dumps(found, ensure_ascii=False, indent=2) + "\n").encode("utf-8")])
-    except OSError as cause:
-        raise UserError(
-            "output_unwritable", "{file} cannot be written; choose another place.", file=str(target)
-        ) from cause
 
 
 def _parser() -> argparse.ArgumentParser:

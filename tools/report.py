@@ -6,18 +6,16 @@ python -m tools.report --input a.list b.list --audio-folder wavs --json report.j
 
 import argparse
 import functools
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from modules.data.manifest import write_whole
 from modules.data.report import ReportOptions, build_report
 from modules.data.sources import clean_path
 from modules.errors import UserError
 from modules.progress import StepProgress
 from tools.flags import add_options, options_from
-from tools.running import run_step
+from tools.running import run_step, write_found
 
 LISTS_OF_A_FOLDER = ("manifest.jsonl", "clips.jsonl")
 _BAR_WIDTH = 30
@@ -45,13 +43,7 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
     )
     if arguments.json:
         target = clean_path(arguments.json)
-        text = json.dumps(report, ensure_ascii=False, indent=2) + "\n"
-        try:
-            write_whole(target, [text.encode("utf-8", "backslashreplace")])
-        except OSError as cause:
-            raise UserError(
-                "output_unwritable", "{file} cannot be written; choose another place.", file=str(target)
-            ) from cause
+        write_found(target, report)
     print("\n".join(table(report)))
     progress.finish(report)
 

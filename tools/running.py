@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import signal
 import sys
@@ -9,7 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+from modules.data.manifest import write_whole
 from modules.errors import Stopped, UserError
 from modules.progress import REFUSED_EXIT, STOPPED_EXIT, StepProgress
 
@@ -75,3 +78,18 @@ def _asking_first(progress: StepProgress) -> Iterator[None]:
 def error_line(error: UserError) -> str:
     """A mistake in one line, marked as an error."""
     return f"error: {' '.join(str(error).split())}"
+
+
+def write_found(target: Path, found: dict[str, Any]) -> None:
+    """Write what a tool has found as JSON, whole or not at all.
+
+    Raises:
+        UserError: output_unwritable.
+    """
+    text = json.dumps(found, ensure_ascii=False, indent=2) + "\n"
+    try:
+        write_whole(target, [text.encode("utf-8", "backslashreplace")])
+    except OSError as cause:
+        raise UserError(
+            "output_unwritable", "{file} cannot be written; choose another place.", file=str(target)
+        ) from cause

@@ -6,22 +6,19 @@ python -m tools.sizes --preset my-preset.json --steps 3 --device cuda --json siz
 
 import argparse
 import functools
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from modules.config import load_preset
-from modules.data.manifest import write_whole
 from modules.data.sources import clean_path
-from modules.errors import UserError
 from modules.evaluation.costs.sizing import PartSize, part_sizes, totals
 from modules.evaluation.costs.step_cost import BatchShape, StepCost, measure_matmul_rate, measure_steps
 from modules.progress import StepProgress
 from modules.runtime import bf16_supported, device_label, pick_device, seed_everything, set_threads
 from tools.flags import add_options, options_from
-from tools.running import run_step
+from tools.running import run_step, write_found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,7 +54,7 @@ def _run(arguments: argparse.Namespace, progress: StepProgress) -> None:
         measured = f", bf16 matrix products {rate / 1e12:.0f} TFLOP/s" if rate else ""
         lines += ["", f"training steps on {device_label(device)}, {precision}{measured}", *cost_table(costs)]
     if arguments.json:
-        _write(clean_path(arguments.json), found)
+        write_found(clean_path(arguments.json), found)
     print("\n".join(lines))
     progress.finish(found)
 
@@ -83,15 +80,6 @@ def cost_table(costs: list[StepCost]) -> list[str]:
             f"{cost.stage:27}{cost.seconds:9.3f}{cost.memory_mib:10.0f}{cost.gflop:10.1f}{share:>9}  {cost.shape}"
         )
     return lines
-
-
-def _write(target: Path, found: dict[str, Any]) -> None:
-    try:
-        write_whole(target, [(json.dumps(found, ensure_ascii=False, indent=2) + "\n").encode("utf-8")])
-    except OSError as cause:
-        raise UserError(
-            "output_unwritable", "{file} cannot be written; choose another place.", file=str(target)
-        ) from cause
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -116,7 +116,8 @@ class Synthesizer:
 
         The text is checked before the iterator is handed out. When `should_stop` (asked at every frame) says so,
         the iterator ends after the last finished sentence; sentences are spoken several at a time, and those that are
-        under way are lost. A sentence depends on the seed, its index and itself alone, not on the sentences before it.
+        under way are lost. A sentence depends on the seed, its index and itself alone, not on the sentences around
+        it (in int4 that holds but for the last bits of sums, see `modules.gpt.decode`).
 
         Raises:
             UserError: text_empty, text_unspeakable; gpt_prompt_too_long.
