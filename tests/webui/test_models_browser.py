@@ -114,7 +114,8 @@ def test_a_preset_is_downloaded_over_a_refusal_a_stop_a_reload_and_damage(
     page.wait_for_selector(model("bge-m3", "present"))
     hub.files["speech.onnx"] = right
     page.wait_for_selector("#models-download:not([disabled])")
-    page.click("#models-accept input")
+    # What was accepted stays accepted, until another selection is made.
+    page.wait_for_selector("#models-accept input:checked")
     page.click("#models-download")
     page.wait_for_selector(model("mhubert-147", "present"))
     page.wait_for_selector(f"#models-download[disabled]:has-text('{ENGLISH['models.nothing_missing']}')")
@@ -127,6 +128,22 @@ def test_a_preset_is_downloaded_over_a_refusal_a_stop_a_reload_and_damage(
     page.click("#models-verify")
     page.wait_for_selector("#models-job .job.failed:has-text('text.onnx')")
     page.wait_for_selector(model("bge-m3", "damaged"))
+
+
+def test_another_selection_has_to_be_accepted_anew(visit: Callable[..., "Page"], services: Services) -> None:
+    page = visit()
+    page.click("#models-accept input")
+    page.wait_for_selector("#models-accept input:checked")
+    for preset in ("base-s3", "base"):
+        page.click("#models-preset input")
+        page.click(f"[role=option][aria-label='{preset}']")
+        page.wait_for_function(
+            "preset => document.querySelector('#models-preset input').value === preset", arg=preset
+        )  # fmt: skip
+    page.wait_for_selector("#models-accept input:not(:checked)")
+    page.click("#models-download")
+    toast(page, "may not be used commercially")
+    assert services.jobs.jobs() == []
 
 
 def test_the_source_is_chosen_tried_and_kept_and_files_are_named_for_the_hand(

@@ -81,6 +81,7 @@ def test_a_preset_tells_what_it_lacks_and_the_button_how_much(tab: ModelsTab, se
     assert first["fetch"]["value"] == "Download what is missing (31 kB)" and first["fetch"]["interactive"]
     assert "31 kB to download." in first["needed"] and "many hours of speech and a GPU" in first["needed"]
     assert first["accept"]["visible"] and LICENCE in first["accept"]["label"] and not first["verify"]["interactive"]
+    assert "value" not in first["accept"], "an answer that is late would take back what was ticked meanwhile"
     place(services.weights.models, "bge-m3", TEXT)
     place(services.weights.models, "mhubert-147", SPEECH)
     second = shown(tab)

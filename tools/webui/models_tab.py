@@ -158,6 +158,10 @@ class ModelsTab:
             events.append(Context.block.select)
         for event in events:
             event(**polling)
+        # Another selection has to be accepted anew. That is done in the page: an answer could be late, and take back
+        # what was ticked meanwhile.
+        for box, tick in (("models_preset", self.accept), ("models_model", self.accept_one)):
+            form[box].change(fn=None, js="() => false", outputs=tick, **QUIET)
         acts = (
             (self.fetch, self._fetch_preset, ("models_preset", "models_accept")),
             (self.fetch_one, self._fetch_model, ("models_model", "models_accept_one")),
@@ -326,6 +330,6 @@ def _button(name: str, label: str, active: bool) -> dict[str, Part]:
 
 
 def _accepting(name: str, missing: list[Missing], say: Translator) -> dict[str, Part]:
-    """The tick, where a licence asks for it; another selection has to be accepted anew."""
+    """The tick, where a licence asks for it. It is never taken back from here, see `ModelsTab._bind`."""
     words = models_view.accept_words(missing, say)
-    return {name: (words, lambda: gr.update(label=words, visible=bool(words), value=False))}
+    return {name: (words, lambda: gr.update(label=words, visible=bool(words)))}
