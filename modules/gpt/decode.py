@@ -124,11 +124,11 @@ class Decoder(PackedHeads):
     def _whole_frames(self) -> WholeFrames | None:
         from modules.gpt.onnx_frame import OnnxFrames  # another runtime, where it is used
 
-        if not OnnxFrames.fits(self.model):
+        if self._tables is None or not OnnxFrames.fits(self.model):
             return None
         spared = torch.zeros(self.pattern.codebook_sizes[self.pattern.content] + 1, dtype=torch.bool)
         spared[[code for code in self.quiet.codes if code < len(spared)]] = True
-        return OnnxFrames(self.model, self.weights, self.quiet.phone, spared, self.engine.own_threads)
+        return OnnxFrames(self.model, self._tables, self.weights, self.quiet.phone, spared, self.engine.own_threads)
 
     def generate(
         self,

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.gpt.entering import add_up, frame_tables, with_nothing
 from modules.gpt.model import CodeLinear, SpeechGPT
 from modules.gpt.packing import Linear, WeightType, pack_linear
 from modules.gpt.sequence import SPEECH
@@ -27,10 +28,9 @@ class PackedHeads:
         with torch.inference_mode():
             self._output = pack_linear(model.output_matrix(), None, weights)
             self._frame_kind = model.specials[SPEECH].clone()
-            learned = model.vector_dim is None
-            self._tables = [_with_nothing(table.matrix()) for table in model.speech] if learned else None
+            self._tables = frame_tables(model, weights)
             chained = model.pattern.chained
-            self._chosen = [_with_nothing(table.matrix()) for table in model.chosen_tables()] if chained else []
+            self._chosen = [with_nothing(table.matrix()) for table in model.chosen_tables()] if chained else []
             self._heads = [_packed(head, weights) for head in model.heads]
 
     def _embed(self, steps: Tensor) -> Tensor:
@@ -41,25 +41,14 @@ class PackedHeads:
         """What `SpeechGPT.embed_frames` gives, from tables that are made."""
         if self._tables is None or steps.shape[1] != self.pattern.width:  # which it refuses
             return self.model.embed_frames(steps)
-        streams, frames = self.pattern.streams, []
-        for first in range(0, steps.shape[1], streams):
-            codes = steps[:, first : first + streams].unbind(1)
-            frames.append(self._sum(self._tables, codes))
-        return frames[0] if self.pattern.group_size == 1 else self.model.grouping.join(torch.cat(frames, 1))
-
-    def _sum(self, tables: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
-        """The sum of the codes' vectors, [S, H]; a code that is not there (negative) has none."""
-        found = zip(tables, codes, strict=False)  # advances have no table
-        if self.pattern.has_gaps:  # row -1 of a table is nothing
-            return sum(table[code.clamp_min(-1)] for table, code in found)
-        return sum(table[code] for table, code in found)
+        return self._tables(steps.split(self.pattern.streams, 1))
 
     def place(self, hidden: Tensor, frames: Sequence[Tensor]) -> Tensor:
         """A step's hidden states [n, H] to those of its next frame, after the step's `frames` so far, [n, K] each."""
         if not frames:
             return hidden
         nothing = torch.zeros_like(self._frame_kind)
-        seen = [nothing + self._sum(self._chosen, frame.unbind(1)) for frame in frames] if self._chosen else []
+        seen = [nothing + add_up(self._chosen, frame) for frame in frames] if self._chosen else []
         return self.model.grouping.place(hidden, len(frames), seen)
 
     def first_logits(self, hidden: Tensor) -> Tensor:
@@ -79,8 +68,3 @@ def _packed(head: nn.Sequential, weights: WeightType) -> tuple[Linear, Linear]:
     turn, _, output = head
     whole = (output.table.matrix(), None) if isinstance(output, CodeLinear) else (output.weight, output.bias)
     return pack_linear(turn.weight, turn.bias, weights), pack_linear(*whole, weights)
-
-
-def _with_nothing(table: Tensor) -> Tensor:
-    """A table with a vector of nothing at its end, for the class of EOS and for codes that are not there."""
-    return torch.cat([table, torch.zeros_like(table[:1])])

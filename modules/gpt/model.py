@@ -124,7 +124,8 @@ class SpeechGPT(nn.Module):
         self.vector_dim = vector_dim
         self.share_tables = share_tables and vector_dim is None
         self.statistics: dict[str, Any] = {}
-        self._vectors: Callable[[Tensor], Tensor] | None = None
+        self.vectors: Callable[[Tensor], Tensor] | None = None
+        """What `set_vectors` was given."""
         hidden, sizes = config.hidden, self.pattern.codebook_sizes
         levels = [self.fsq_levels if k == self.pattern.content else None for k in range(len(sizes))]
         self.backbone = build_backbone(config)
@@ -161,7 +162,7 @@ class SpeechGPT(nn.Module):
 
     def set_vectors(self, vectors: Callable[[Tensor], Tensor]) -> None:
         """Hand in the tokenizer's `vectors`: codes [.., K] -> [.., vector_dim]. Only for `vector_dim` models."""
-        self._vectors = vectors
+        self.vectors = vectors
 
     def embed_frames(self, codes: Tensor) -> Tensor:
         """codes [M, W] of steps -> their embeddings [M, H]. What is not there (negative) enters as zero."""
@@ -169,12 +170,12 @@ class SpeechGPT(nn.Module):
             raise ValueError(f"steps of {codes.shape[1]} codes, this model's have {self.pattern.width}")
         if self.vector_dim is None:
             return self._join(self._sum(self.speech, codes.reshape(-1, self.pattern.streams)))
-        if self._vectors is None:
+        if self.vectors is None:
             raise ValueError("this model reads code vectors: call set_vectors first")
         if not self.pattern.has_gaps:
-            return self.from_vector(self._vectors(codes))
+            return self.from_vector(self.vectors(codes))
         frames = codes.view(len(codes), -1, self.pattern.streams)
-        vectors = self._vectors(frames.clamp_min(0)) * (frames[..., :1] >= 0)
+        vectors = self.vectors(frames.clamp_min(0)) * (frames[..., :1] >= 0)
         return self.from_vector(vectors.flatten(1))
 
     def _sum(self, tables: nn.ModuleList, codes: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.gpt.choosing import StreamPlan
+from modules.gpt.entering import FrameTables, with_nothing
 from modules.gpt.model import CodeLinear, SpeechGPT
 from modules.gpt.onnx_graph import Graph, point
 from modules.gpt.sequence import SPEECH
@@ -24,22 +25,24 @@ class OnnxFrames:
 
     Args:
         model: in eval mode; its weights are copied.
+        tables: of what its frames enter as.
         weights: type of the large matrices.
         pause: phone of a pause; None: no phone is.
         spared: bool [V], content codes that may repeat themselves.
         threads: that a frame is worked on by.
     """
 
-    def __init__(self, model: SpeechGPT, weights: str, pause: int | None, spared: Tensor, threads: int = 1):
+    def __init__(
+        self, model: SpeechGPT, tables: FrameTables, weights: str, pause: int | None, spared: Tensor, threads: int = 1
+    ):  # fmt: skip
         self.pattern, self.hidden = model.pattern, model.config.hidden
         with torch.no_grad():
-            self.session = self._build(model, weights, pause, spared).session(threads)
+            self.session = self._build(model, tables, weights, pause, spared).session(threads)
 
     @staticmethod
     def fits(model: SpeechGPT) -> bool:
         """Whether the model's frames are of the plain kind."""
-        pattern = model.pattern
-        return pattern.group_size == 1 and pattern.chained and model.vector_dim is None
+        return model.pattern.group_size == 1 and model.pattern.chained
 
     def bind(self, sentences: int, plan: Sequence[StreamPlan], recent: int, history: int) -> "BoundFrames":
         """Memory for frames of so many sentences.
@@ -50,19 +53,22 @@ class OnnxFrames:
         """
         return BoundFrames(self, sentences, plan, max(recent, 1), max(history, 1))
 
-    def _build(self, model: SpeechGPT, weights: str, pause: int | None, spared: Tensor) -> Graph:
+    def _build(
+        self, model: SpeechGPT, tables: FrameTables, weights: str, pause: int | None, spared: Tensor
+    ) -> Graph:  # fmt: skip
         graph, pattern = Graph(weights), self.pattern
-        hidden, one = graph.input("hidden", "S", model.config.hidden), graph.constant([1], "int64")
-        tables = [graph.constant(torch.cat([t.matrix(), torch.zeros(1, model.config.hidden)])) for t in model.speech]
-        state, codes = hidden, []
-        entering = graph.constant(model.specials[SPEECH])
+        hidden = graph.input("hidden", "S", model.config.hidden)
+        entering = [graph.constant(table) for table in tables.places[0]]
+        learned = model.vector_dim is None  # then what a frame enters as is also what its later codes see of it
+        chosen = entering if learned else [graph.constant(with_nothing(t.matrix())) for t in model.chosen_tables()]
+        state, codes, seen = hidden, [], []
         for stream in range(pattern.streams):
             if stream == 0:
                 logits = graph.linear(hidden, model.output_matrix())
                 logits = graph.add("Add", logits, graph.input("first", "S", pattern.codebook_sizes[0] + 1))
             else:
-                seen = graph.add("Squeeze", graph.add("Gather", tables[stream - 1], codes[-1]), one)
-                state, entering = graph.add("Add", state, seen), graph.add("Add", entering, seen)
+                seen.append(_vector(graph, chosen[stream - 1], codes[-1]))
+                state = graph.add("Add", state, seen[-1])
                 logits = _head(graph, state, model.heads[stream - 1])
             if stream == pattern.content:
                 silent = ""
@@ -74,10 +80,10 @@ class OnnxFrames:
                 codes.append(graph.add("ArgMax", _noisy(graph, stream, logits), axis=1, keepdims=1))
             else:
                 codes.append(_draw(graph, stream, logits))
-        if not pattern.pointer:  # advances do not enter
-            seen = graph.add("Squeeze", graph.add("Gather", tables[-1], codes[-1]), one)
-            entering = graph.add("Add", entering, seen)
-        graph.add("Identity", entering, names=["entering"])
+        entered = seen if learned else []
+        left = zip(entering[len(entered) :], codes[len(entered) :], strict=False)  # advances do not enter
+        entered = [*entered, *(_vector(graph, table, code) for table, code in left)]
+        graph.add("Identity", _entering(graph, model, entered), names=["entering"])
         graph.add("Concat", *codes, names=["codes"], axis=1)
         graph.output("codes", "S", pattern.streams, kind="int64")
         graph.output("overused", "S", 1, kind="bool")
@@ -193,6 +199,28 @@ def _head(graph: Graph, state: str, head: nn.Sequential) -> str:
     if isinstance(output, CodeLinear):
         return graph.linear(inner, output.table.matrix())
     return graph.linear(inner, output.weight, output.bias)
+
+
+def _vector(graph: Graph, table: str, code: str) -> str:
+    """The vectors [S, H] of codes [S, 1]."""
+    return graph.add("Squeeze", graph.add("Gather", table, code), graph.constant([1], "int64"))
+
+
+def _entering(graph: Graph, model: SpeechGPT, vectors: Sequence[str]) -> str:
+    """What the model is entered by, of the vectors of a frame's codes."""
+    kind = graph.constant(model.specials[SPEECH])
+    if model.vector_dim is None:
+        return _sum(graph, [kind, *vectors])
+    first, _, second = model.from_vector
+    inner = graph.add("Gelu", _sum(graph, [graph.constant(first.bias), *vectors]))
+    return graph.add("Add", graph.linear(inner, second.weight, second.bias), kind)
+
+
+def _sum(graph: Graph, values: Sequence[str]) -> str:
+    total = values[0]
+    for value in values[1:]:
+        total = graph.add("Add", total, value)
+    return total
 
 
 def _noisy(graph: Graph, stream: int, logits: str) -> str:

@@ -13,7 +13,7 @@ from modules.gpt import onnx_frame
 from modules.gpt.decode import DecodeOptions, Decoder, Generated, PromptReference, Request, build_prompts
 from modules.gpt.model import SpeechGPT
 from modules.gpt.onnx_frame import BoundFrames, OnnxFrames
-from tests.gpt.loud import PHONES, SIZES, loud_model
+from tests.gpt.loud import PHONES, SIZES, loud_model, summed_vectors
 
 WAYS = {
     "plain": {},
@@ -94,7 +94,7 @@ def test_a_batch_in_eight_bits_too(make_gpt: Callable[..., SpeechGPT]) -> None:
         assert same(decoder.generate(one.prompts, options=one.options), generated)
 
 
-PLAIN = {name: way for name, way in WAYS.items() if name in ("plain", "phones", "pointer")}
+PLAIN = {name: way for name, way in WAYS.items() if name in ("plain", "phones", "pointer")} | {"vectors": {}}
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,15 @@ PLAIN = {name: way for name, way in WAYS.items() if name in ("plain", "phones", 
 def test_frames_at_one_go_are_those_of_torch(
     make_gpt: Callable[..., SpeechGPT], monkeypatch: pytest.MonkeyPatch, way: str, options: dict[str, float]
 ) -> None:
-    model = loud_model(make_gpt, GPTConfig(**SIZES, **PLAIN[way]))
-    model.statistics = {"phones": [*"abcde", "_"], "quiet_codes": [3, 9]} if way != "plain" else {"quiet_codes": [3, 9]}
+    vectors = {"vector_dim": 6, "fsq_levels": None} if way == "vectors" else {}
+    model = loud_model(make_gpt, GPTConfig(**SIZES, **PLAIN[way]), **vectors)
+    if vectors:
+        model.set_vectors(summed_vectors())
+    model.statistics = {"phones": [*"abcde", "_"], "quiet_codes": [3, 9]} if PLAIN[way] else {"quiet_codes": [3, 9]}
     decoder, wanted = Decoder(model), requests(VOICES["one voice"], **options)
     by_torch = decoder.generate_batch(wanted)
     asked: list[int] = []
-    frames = OnnxFrames(model, "float32", decoder.quiet.phone, spared_codes(decoder))
+    frames = OnnxFrames(model, decoder._tables, "float32", decoder.quiet.phone, spared_codes(decoder))
 
     class Counting(BoundFrames):
         def run(self, numbers: np.ndarray) -> torch.Tensor:
