@@ -11,16 +11,20 @@ import pytest
 
 from modules.processes import MARK, Started, UsageMeter, create_time, end_processes, find_leader, find_processes
 
-SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
+SLEEP = [sys.executable, "-S", "-c", "import time; print('awake', flush=True); time.sleep(600)"]
 
 
 @pytest.fixture
 def child(tmp_path: Path) -> Iterator[subprocess.Popen]:
-    """A process as a job's is started."""
-    child = subprocess.Popen(SLEEP, env={**os.environ, MARK: str(tmp_path)}, start_new_session=os.name == "posix")
-    yield child
-    child.kill()
-    child.wait()
+    """A process as a job's is started. It runs: one that only just takes the place of its parent's copy has no
+    environment for a moment."""
+    child = subprocess.Popen(
+        SLEEP, env={**os.environ, MARK: str(tmp_path)}, start_new_session=os.name == "posix", stdout=subprocess.PIPE
+    )  # fmt: skip
+    with child:
+        assert child.stdout.readline().strip() == b"awake"
+        yield child
+        child.kill()
 
 
 def test_a_leader_is_known_by_its_birth_and_not_by_its_number(child: subprocess.Popen, tmp_path: Path) -> None:
