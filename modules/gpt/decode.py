@@ -124,7 +124,7 @@ class Decoder(PackedHeads):
     def _whole_frames(self) -> WholeFrames | None:
         from modules.gpt.onnx_frame import OnnxFrames  # another runtime, where it is used
 
-        if self._tables is None or not OnnxFrames.fits(self.model):
+        if not OnnxFrames.fits(self.model):
             return None
         spared = torch.zeros(self.pattern.codebook_sizes[self.pattern.content] + 1, dtype=torch.bool)
         spared[[code for code in self.quiet.codes if code < len(spared)]] = True

@@ -3,14 +3,14 @@
 Shape letters: S steps, W places of a step, K streams of a frame, H hidden, D width of a code vector, V classes.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from modules.gpt.model import SpeechGPT
-from modules.gpt.packing import WeightType, pack_linear
 
 _TRIED = 64
 """Frames of drawn codes by which the tables of code vectors are held to the vectors themselves."""
@@ -35,36 +35,33 @@ class FrameTables:
         return self._joined([add_up(tables, codes) for tables, codes in zip(self.places, frames, strict=True)])
 
 
-def frame_tables(model: SpeechGPT, weights: WeightType) -> FrameTables | None:
+def frame_tables(model: SpeechGPT) -> FrameTables:
     """The tables of a model.
 
     A model of code vectors enters by a layer over the vector of a frame. Vectors of grouped quantisers are sums of what
     each code says, so that behind this layer each code still has a vector of its own.
 
     Args:
-        model: in eval mode; its weights are copied.
-        weights: type of the matrix behind the sum, where there is one.
+        model: in eval mode, with its code vectors handed in where it reads such; its weights are copied.
 
-    Returns:
-        None where code vectors are not handed in yet, or are no such sums.
+    Raises:
+        ValueError: there are no code vectors, or they are no such sums.
     """
     group = model.pattern.group_size
     if model.vector_dim is None:
         tables = [with_nothing(table.matrix()) for table in model.speech]
-        joined = _alone if group == 1 else lambda sums: model.grouping.join(torch.cat(sums, 1))
-        return FrameTables([tables] * group, joined)
-    if model.vectors is None:
-        return None
-    apart = _apart(model.vectors, model.codebook_sizes, model.specials.device)
-    if apart is None:
-        return None
-    first, _, second = model.from_vector
-    bias, last = first.bias.detach().clone(), pack_linear(second.weight, second.bias, weights)
+        if group == 1:
+            return FrameTables([tables], lambda sums: sums[0])
+        join = copy.deepcopy(model.grouping.join)
+        return FrameTables([tables] * group, lambda sums: join(torch.cat(sums, 1)))
+    apart = _apart(model)
+    first, *rest = copy.deepcopy(model.from_vector)
     places = [
         [with_nothing(F.linear(vectors, matrix)) for vectors in apart]
         for matrix in first.weight.detach().split(model.vector_dim, 1)
     ]
-    return FrameTables(places, lambda sums: last(F.gelu(sum(sums) + bias)))
+    behind = nn.Sequential(*rest)
+    return FrameTables(places, lambda sums: behind(sum(sums) + first.bias))
 
 
 def add_up(tables: Sequence[Tensor], codes: Tensor) -> Tensor:
@@ -78,13 +75,12 @@ def with_nothing(table: Tensor) -> Tensor:
     return torch.cat([table, torch.zeros_like(table[:1])])
 
 
-def _alone(sums: Sequence[Tensor]) -> Tensor:
-    return sums[0]
-
-
-def _apart(vectors: Callable[[Tensor], Tensor], sizes: Sequence[int], device: torch.device) -> list[Tensor] | None:
-    """Tables [V_k, D] whose sum is the vector of a frame's codes; what is in every vector is in the first. None where
-    there are none such."""
+def _apart(model: SpeechGPT) -> list[Tensor]:
+    """Tables [V_k, D] whose sum is the vector of a frame's codes; what is in every vector is in the first. Raises
+    ValueError where there are none such."""
+    vectors, sizes, device = model.vectors, model.codebook_sizes, model.specials.device
+    if vectors is None:
+        raise ValueError("this model reads code vectors: call set_vectors first")
     nothing = torch.zeros(1, len(sizes), dtype=torch.int64, device=device)
     always = vectors(nothing).float()
     tables = []
@@ -96,5 +92,6 @@ def _apart(vectors: Callable[[Tensor], Tensor], sizes: Sequence[int], device: to
     drawn = torch.rand(_TRIED, len(sizes), generator=torch.Generator().manual_seed(0)).to(device)
     codes = (drawn * limits).long()
     wanted = vectors(codes).float()
-    apart = (add_up(tables, codes) - wanted).abs().max()
-    return tables if bool(apart <= _SAME * wanted.abs().max()) else None
+    if not (add_up(tables, codes) - wanted).abs().max() <= _SAME * wanted.abs().max():
+        raise ValueError("the vector of a frame is not the sum of what each of its codes says")
+    return tables

@@ -28,7 +28,7 @@ class PackedHeads:
         with torch.inference_mode():
             self._output = pack_linear(model.output_matrix(), None, weights)
             self._frame_kind = model.specials[SPEECH].clone()
-            self._tables = frame_tables(model, weights)
+            self._tables = frame_tables(model)
             chained = model.pattern.chained
             self._chosen = [with_nothing(table.matrix()) for table in model.chosen_tables()] if chained else []
             self._heads = [_packed(head, weights) for head in model.heads]
@@ -39,8 +39,8 @@ class PackedHeads:
 
     def _embed_frames(self, steps: Tensor) -> Tensor:
         """What `SpeechGPT.embed_frames` gives, from tables that are made."""
-        if self._tables is None or steps.shape[1] != self.pattern.width:  # which it refuses
-            return self.model.embed_frames(steps)
+        if steps.shape[1] != self.pattern.width:
+            raise ValueError(f"steps of {steps.shape[1]} codes, this model's have {self.pattern.width}")
         return self._tables(steps.split(self.pattern.streams, 1))
 
     def place(self, hidden: Tensor, frames: Sequence[Tensor]) -> Tensor:

@@ -125,7 +125,7 @@ class SpeechGPT(nn.Module):
         self.share_tables = share_tables and vector_dim is None
         self.statistics: dict[str, Any] = {}
         self.vectors: Callable[[Tensor], Tensor] | None = None
-        """What `set_vectors` was given."""
+        """What `set_vectors` hands in."""
         hidden, sizes = config.hidden, self.pattern.codebook_sizes
         levels = [self.fsq_levels if k == self.pattern.content else None for k in range(len(sizes))]
         self.backbone = build_backbone(config)
@@ -161,7 +161,8 @@ class SpeechGPT(nn.Module):
         return self.pattern.end_code
 
     def set_vectors(self, vectors: Callable[[Tensor], Tensor]) -> None:
-        """Hand in the tokenizer's `vectors`: codes [.., K] -> [.., vector_dim]. Only for `vector_dim` models."""
+        """Hand in the tokenizer's `vectors`: codes [.., K] -> [.., vector_dim], sums of what each code says. Only for
+        `vector_dim` models, and before a `Decoder` of it is built, which makes tables of them."""
         self.vectors = vectors
 
     def embed_frames(self, codes: Tensor) -> Tensor:

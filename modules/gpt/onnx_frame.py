@@ -7,6 +7,7 @@ more than a small model itself. `tests/gpt/test_gpt_batch.py` holds them togethe
 Shape letters: S sentences, H hidden, V classes, N past codes, K streams.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,17 +59,23 @@ class OnnxFrames:
     ) -> Graph:  # fmt: skip
         graph, pattern = Graph(weights), self.pattern
         hidden = graph.input("hidden", "S", model.config.hidden)
-        entering = [graph.constant(table) for table in tables.places[0]]
-        learned = model.vector_dim is None  # then what a frame enters as is also what its later codes see of it
-        chosen = entering if learned else [graph.constant(with_nothing(t.matrix())) for t in model.chosen_tables()]
-        state, codes, seen = hidden, [], []
+        # Of learned tables, what a frame enters as is also what its later codes see of it.
+        entering_tables = chosen_tables = [graph.constant(table) for table in tables.places[0]]
+        if model.vector_dim is not None:
+            chosen_tables = [graph.constant(with_nothing(table.matrix())) for table in model.chosen_tables()]
+        one, state, codes = graph.constant([1], "int64"), hidden, []
+
+        @functools.cache
+        def vector(table: str, code: str) -> str:
+            """The vectors [S, H] of codes [S, 1]."""
+            return graph.add("Squeeze", graph.add("Gather", table, code), one)
+
         for stream in range(pattern.streams):
             if stream == 0:
                 logits = graph.linear(hidden, model.output_matrix())
                 logits = graph.add("Add", logits, graph.input("first", "S", pattern.codebook_sizes[0] + 1))
             else:
-                seen.append(_vector(graph, chosen[stream - 1], codes[-1]))
-                state = graph.add("Add", state, seen[-1])
+                state = graph.add("Add", state, vector(chosen_tables[stream - 1], codes[-1]))
                 logits = _head(graph, state, model.heads[stream - 1])
             if stream == pattern.content:
                 silent = ""
@@ -80,10 +87,8 @@ class OnnxFrames:
                 codes.append(graph.add("ArgMax", _noisy(graph, stream, logits), axis=1, keepdims=1))
             else:
                 codes.append(_draw(graph, stream, logits))
-        entered = seen if learned else []
-        left = zip(entering[len(entered) :], codes[len(entered) :], strict=False)  # advances do not enter
-        entered = [*entered, *(_vector(graph, table, code) for table, code in left)]
-        graph.add("Identity", _entering(graph, model, entered), names=["entering"])
+        entering = map(vector, entering_tables, codes)  # advances do not enter
+        graph.add("Identity", _entering(graph, model, list(entering)), names=["entering"])
         graph.add("Concat", *codes, names=["codes"], axis=1)
         graph.output("codes", "S", pattern.streams, kind="int64")
         graph.output("overused", "S", 1, kind="bool")
@@ -201,11 +206,6 @@ def _head(graph: Graph, state: str, head: nn.Sequential) -> str:
     return graph.linear(inner, output.weight, output.bias)
 
 
-def _vector(graph: Graph, table: str, code: str) -> str:
-    """The vectors [S, H] of codes [S, 1]."""
-    return graph.add("Squeeze", graph.add("Gather", table, code), graph.constant([1], "int64"))
-
-
 def _entering(graph: Graph, model: SpeechGPT, vectors: Sequence[str]) -> str:
     """What the model is entered by, of the vectors of a frame's codes."""
     kind = graph.constant(model.specials[SPEECH])
@@ -213,7 +213,9 @@ def _entering(graph: Graph, model: SpeechGPT, vectors: Sequence[str]) -> str:
         return _sum(graph, [kind, *vectors])
     first, _, second = model.from_vector
     inner = graph.add("Gelu", _sum(graph, [graph.constant(first.bias), *vectors]))
-    return graph.add("Add", graph.linear(inner, second.weight, second.bias), kind)
+    # In fewer bits it would be an error in every frame, and it is a fiftieth of what a step reads.
+    entered = graph.add("MatMul", inner, graph.constant(second.weight.T))
+    return _sum(graph, [entered, graph.constant(second.bias), kind])
 
 
 def _sum(graph: Graph, values: Sequence[str]) -> str:

@@ -22,13 +22,24 @@ WAYS = {
     "parallel": {"codebooks": "parallel"},
     "phones": {"phones": PHONES},
     "pointer": {"phones": PHONES, "reading": "pointer"},
+    "vectors": {},
+    "vectors in groups": {"group_size": 2},
 }
 OPTIONS = DecodeOptions(max_frames=24, top_k=20, repetition_penalty=1.3, ras_threshold=0.2, temperature=0.9)
 
 
 @pytest.fixture(params=WAYS)
 def model(make_gpt: Callable[..., SpeechGPT], request: pytest.FixtureRequest) -> SpeechGPT:
-    return loud_model(make_gpt, GPTConfig(**SIZES, **WAYS[request.param]))
+    return model_of(make_gpt, request.param)
+
+
+def model_of(make_gpt: Callable[..., SpeechGPT], way: str) -> SpeechGPT:
+    config = GPTConfig(**SIZES, **WAYS[way])
+    if not way.startswith("vectors"):
+        return loud_model(make_gpt, config)
+    model = loud_model(make_gpt, config, vector_dim=6, fsq_levels=None)
+    model.set_vectors(summed_vectors())
+    return model
 
 
 def reference(seed: int, frames: int = 9, weight: float = 1.0) -> PromptReference:
@@ -94,7 +105,7 @@ def test_a_batch_in_eight_bits_too(make_gpt: Callable[..., SpeechGPT]) -> None:
         assert same(decoder.generate(one.prompts, options=one.options), generated)
 
 
-PLAIN = {name: way for name, way in WAYS.items() if name in ("plain", "phones", "pointer")} | {"vectors": {}}
+PLAIN = ("plain", "phones", "pointer", "vectors")
 
 
 @pytest.mark.parametrize(
@@ -104,11 +115,8 @@ PLAIN = {name: way for name, way in WAYS.items() if name in ("plain", "phones", 
 def test_frames_at_one_go_are_those_of_torch(
     make_gpt: Callable[..., SpeechGPT], monkeypatch: pytest.MonkeyPatch, way: str, options: dict[str, float]
 ) -> None:
-    vectors = {"vector_dim": 6, "fsq_levels": None} if way == "vectors" else {}
-    model = loud_model(make_gpt, GPTConfig(**SIZES, **PLAIN[way]), **vectors)
-    if vectors:
-        model.set_vectors(summed_vectors())
-    model.statistics = {"phones": [*"abcde", "_"], "quiet_codes": [3, 9]} if PLAIN[way] else {"quiet_codes": [3, 9]}
+    model = model_of(make_gpt, way)
+    model.statistics = {"quiet_codes": [3, 9]} | ({"phones": [*"abcde", "_"]} if model.pattern.phones else {})
     decoder, wanted = Decoder(model), requests(VOICES["one voice"], **options)
     by_torch = decoder.generate_batch(wanted)
     asked: list[int] = []

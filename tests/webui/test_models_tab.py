@@ -81,7 +81,6 @@ def test_a_preset_tells_what_it_lacks_and_the_button_how_much(tab: ModelsTab, se
     assert first["fetch"]["value"] == "Download what is missing (31 kB)" and first["fetch"]["interactive"]
     assert "31 kB to download." in first["needed"] and "many hours of speech and a GPU" in first["needed"]
     assert first["accept"]["visible"] and LICENCE in first["accept"]["label"] and not first["verify"]["interactive"]
-    assert "value" not in first["accept"], "an answer that is late would take back what was ticked meanwhile"
     place(services.weights.models, "bge-m3", TEXT)
     place(services.weights.models, "mhubert-147", SPEECH)
     second = shown(tab)
@@ -89,6 +88,19 @@ def test_a_preset_tells_what_it_lacks_and_the_button_how_much(tab: ModelsTab, se
     assert "Everything this preset needs" in second["needed"] and not second["accept"]["visible"]
     assert second["verify"]["interactive"]
     assert "no further models" in shown(tab, "nano")["needed"]
+
+
+def test_a_tick_holds_for_its_words_and_is_taken_back_for_others(tab: ModelsTab, services: Services) -> None:
+    first = shown(tab)
+    assert "value" not in first["accept"], "nothing was ticked yet"
+    place(services.weights.models, "mhubert-147", SPEECH)
+    hidden = shown(tab, seen=first["seen"])
+    assert not hidden["accept"]["visible"]
+    (services.weights.models / "mhubert-147" / "speech.onnx").unlink()
+    again = shown(tab, seen=hidden["seen"])
+    assert again["accept"]["visible"] and "value" not in again["accept"], "a late answer would take back a new tick"
+    other = {**again["seen"], "accept": "", "accept asked": "I accept the licence of another model."}
+    assert shown(tab, seen=other)["accept"]["value"] is False
 
 
 def test_only_what_changed_is_sent(tab: ModelsTab, services: Services) -> None:

@@ -158,8 +158,8 @@ class ModelsTab:
             events.append(Context.block.select)
         for event in events:
             event(**polling)
-        # Another selection has to be accepted anew. That is done in the page: an answer could be late, and take back
-        # what was ticked meanwhile.
+        # Another selection has to be accepted anew. That is done in the page, at once: an answer comes later, when
+        # somebody may have ticked again.
         for box, tick in (("models_preset", self.accept), ("models_model", self.accept_one)):
             form[box].change(fn=None, js="() => false", outputs=tick, **QUIET)
         acts = (
@@ -185,12 +185,15 @@ class ModelsTab:
         """
         say = self.desk.say(request)
         look = self._look(models_preset, models_model)
-        parts = self._parts(look, say)
+        parts = self._parts(look, say, seen)
         changed = {name: part for name, part in parts.items() if name not in seen or seen[name] != part[0]}
         updates = {getattr(self, name): build() for name, (_, build) in changed.items()}
         if pace != (wanted := QUICK_SECONDS if look.busy else IDLE_SECONDS):
             updates[self.desk.timer] = gr.update(value=wanted)
-        known = {**seen, **{name: part[0] for name, part in changed.items()}} if changed else gr.skip()
+        if not changed:
+            return {**updates, self.seen: gr.skip()}
+        known = {**seen, **{name: part[0] for name, part in changed.items()}}
+        known |= {_asked(name): known[name] for name in ("accept", "accept_one") if known.get(name)}
         return {**updates, self.seen: known}
 
     def _look(self, preset: str, model: str | None) -> _Look:
@@ -209,8 +212,8 @@ class ModelsTab:
             state,
         )
 
-    def _parts(self, look: _Look, say: Translator) -> dict[str, Part]:
-        """Every component with what it shows; the attribute's name is its key."""
+    def _parts(self, look: _Look, say: Translator, seen: dict) -> dict[str, Part]:
+        """Every component with what it shows; the attribute's name is its key. `seen`: see `poll`."""
         services, entries = self.services, self.services.catalogue
         room, hint = room_of(look.missing, services), preset_hint(look.preset, services, say)
         needed = models_view.preset_html(
@@ -226,8 +229,8 @@ class ModelsTab:
             "overview": (overview, lambda: overview),
             "job": (job, lambda: gr.update(value=job, visible=bool(job))),
             "stop": (look.busy, lambda: gr.update(interactive=look.busy)),
-            **_accepting("accept", [] if look.busy else look.missing, say),
-            **_accepting("accept_one", [] if look.busy else look.model_missing, say),
+            **_accepting("accept", [] if look.busy else look.missing, seen, say),
+            **_accepting("accept_one", [] if look.busy else look.model_missing, seen, say),
         }
         parts |= _button("fetch", *_fetch_words(look.missing, look.busy, say))
         parts |= _button("fetch_one", *_fetch_one_words(look, say))
@@ -329,7 +332,15 @@ def _button(name: str, label: str, active: bool) -> dict[str, Part]:
     return {name: ((label, active), lambda: gr.update(value=label, interactive=active))}
 
 
-def _accepting(name: str, missing: list[Missing], say: Translator) -> dict[str, Part]:
-    """The tick, where a licence asks for it. It is never taken back from here, see `ModelsTab._bind`."""
+def _accepting(name: str, missing: list[Missing], seen: dict, say: Translator) -> dict[str, Part]:
+    """The tick, where a licence asks for it. It is taken back where it was given for other words, and only there: an
+    answer that is late must not take back what was ticked meanwhile."""
     words = models_view.accept_words(missing, say)
-    return {name: (words, lambda: gr.update(label=words, visible=bool(words)))}
+    others = words and seen.get(_asked(name), words) != words
+    value = {"value": False} if others else {}
+    return {name: (words, lambda: gr.update(label=words, visible=bool(words), **value))}
+
+
+def _asked(name: str) -> str:
+    """Under this key `seen` has the last words that asked for the tick, also while there is none."""
+    return f"{name} asked"
