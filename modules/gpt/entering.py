@@ -78,9 +78,7 @@ def with_nothing(table: Tensor) -> Tensor:
 def _apart(model: SpeechGPT) -> list[Tensor]:
     """Tables [V_k, D] whose sum is the vector of a frame's codes; what is in every vector is in the first. Raises
     ValueError where there are none such."""
-    vectors, sizes, device = model.vectors, model.codebook_sizes, model.specials.device
-    if vectors is None:
-        raise ValueError("this model reads code vectors: call set_vectors first")
+    vectors, sizes, device = model.frame_vectors, model.codebook_sizes, model.specials.device
     nothing = torch.zeros(1, len(sizes), dtype=torch.int64, device=device)
     always = vectors(nothing).float()
     tables = []

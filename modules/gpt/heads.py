@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.gpt.entering import add_up, frame_tables, with_nothing
-from modules.gpt.model import CodeLinear, SpeechGPT
+from modules.gpt.model import SpeechGPT
 from modules.gpt.packing import Linear, WeightType, pack_linear
 from modules.gpt.sequence import SPEECH
+from modules.speech.code_table import CodeLinear
 
 
 class PackedHeads:
@@ -39,8 +40,7 @@ class PackedHeads:
 
     def _embed_frames(self, steps: Tensor) -> Tensor:
         """What `SpeechGPT.embed_frames` gives, from tables that are made."""
-        if steps.shape[1] != self.pattern.width:
-            raise ValueError(f"steps of {steps.shape[1]} codes, this model's have {self.pattern.width}")
+        self.pattern.check_width(steps.shape[1])
         return self._tables(steps.split(self.pattern.streams, 1))
 
     def place(self, hidden: Tensor, frames: Sequence[Tensor]) -> Tensor:

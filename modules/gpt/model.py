@@ -42,7 +42,7 @@ from modules.gpt.grouping import Grouping
 from modules.gpt.patterns import pattern_of
 from modules.gpt.reading import WINDOW
 from modules.gpt.sequence import BEGIN_SPEECH, BEGIN_TEXT, KINDS, PAD, SPEECH, Sequences
-from modules.speech.code_table import CodeTable
+from modules.speech.code_table import CodeLinear, CodeTable
 
 USUAL_UNIT_FRAMES = 4.0
 
@@ -124,8 +124,7 @@ class SpeechGPT(nn.Module):
         self.vector_dim = vector_dim
         self.share_tables = share_tables and vector_dim is None
         self.statistics: dict[str, Any] = {}
-        self.vectors: Callable[[Tensor], Tensor] | None = None
-        """What `set_vectors` hands in."""
+        self._vectors: Callable[[Tensor], Tensor] | None = None
         hidden, sizes = config.hidden, self.pattern.codebook_sizes
         levels = [self.fsq_levels if k == self.pattern.content else None for k in range(len(sizes))]
         self.backbone = build_backbone(config)
@@ -163,20 +162,23 @@ class SpeechGPT(nn.Module):
     def set_vectors(self, vectors: Callable[[Tensor], Tensor]) -> None:
         """Hand in the tokenizer's `vectors`: codes [.., K] -> [.., vector_dim], sums of what each code says. Only for
         `vector_dim` models, and before a `Decoder` of it is built, which makes tables of them."""
-        self.vectors = vectors
+        self._vectors = vectors
+
+    def frame_vectors(self, codes: Tensor) -> Tensor:
+        """The vectors of frames: codes [.., K] -> [.., vector_dim]."""
+        if self._vectors is None:
+            raise ValueError("this model reads code vectors: call set_vectors first")
+        return self._vectors(codes)
 
     def embed_frames(self, codes: Tensor) -> Tensor:
         """codes [M, W] of steps -> their embeddings [M, H]. What is not there (negative) enters as zero."""
-        if codes.shape[1] != self.pattern.width:
-            raise ValueError(f"steps of {codes.shape[1]} codes, this model's have {self.pattern.width}")
+        self.pattern.check_width(codes.shape[1])
         if self.vector_dim is None:
             return self._join(self._sum(self.speech, codes.reshape(-1, self.pattern.streams)))
-        if self.vectors is None:
-            raise ValueError("this model reads code vectors: call set_vectors first")
         if not self.pattern.has_gaps:
-            return self.from_vector(self.vectors(codes))
+            return self.from_vector(self.frame_vectors(codes))
         frames = codes.view(len(codes), -1, self.pattern.streams)
-        vectors = self.vectors(frames.clamp_min(0)) * (frames[..., :1] >= 0)
+        vectors = self.frame_vectors(frames.clamp_min(0)) * (frames[..., :1] >= 0)
         return self.from_vector(vectors.flatten(1))
 
     def _sum(self, tables: nn.ModuleList, codes: Tensor) -> Tensor:
@@ -326,18 +328,6 @@ class SpeechGPT(nn.Module):
             "share_tables": self.share_tables,
             "statistics": self.statistics,
         }
-
-
-class CodeLinear(nn.Module):
-    """Logits of FSQ codes by a table that shares vectors between codes of like digits."""
-
-    def __init__(self, size: int, hidden: int, levels: Sequence[int]):
-        super().__init__()
-        self.table = CodeTable(size, hidden, levels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[P, H] -> [P, size]."""
-        return F.linear(x, self.table.matrix())
 
 
 def _output(size: int, hidden: int, levels: Sequence[int] | None) -> nn.Module:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from modules.gpt.choosing import StreamPlan
 from modules.gpt.entering import FrameTables, with_nothing
-from modules.gpt.model import CodeLinear, SpeechGPT
+from modules.gpt.model import SpeechGPT
 from modules.gpt.onnx_graph import Graph, point
 from modules.gpt.sequence import SPEECH
+from modules.speech.code_table import CodeLinear
 
 
 class OnnxFrames:

@@ -111,6 +111,11 @@ class Pattern:
         """Whether places of a step that enters may be empty."""
         return self.group_size > 1 or self.lag > 0 or self.phones or self.pointer
 
+    def check_width(self, codes: int) -> None:
+        """Raises ValueError where steps of so many codes are not of this pattern."""
+        if codes != self.width:
+            raise ValueError(f"steps of {codes} codes, this model's have {self.width}")
+
     def steps(self, frames: int) -> int:
         """S, the steps that `frames` frames take in a sequence. Works on arrays too."""
         # The lag of nothing is nothing.

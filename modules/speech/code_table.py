@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 INIT_STD = 0.02
@@ -41,3 +42,15 @@ class CodeTable(nn.Module):
             table = (table.view(-1, *block.shape) + block).view_as(table)
             step *= digit.shape[0]
         return table
+
+
+class CodeLinear(nn.Module):
+    """Logits of FSQ codes by a table that shares vectors between codes of like digits."""
+
+    def __init__(self, size: int, hidden: int, levels: Sequence[int]):
+        super().__init__()
+        self.table = CodeTable(size, hidden, levels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[P, H] -> [P, size]."""
+        return F.linear(x, self.table.matrix())

@@ -21,7 +21,7 @@ QUANTIZERS = {
 }
 
 
-def same_entries(model: SpeechGPT, streams: int, sizes: tuple[int, ...], *, gap: bool = False) -> None:
+def assert_same_entries(model: SpeechGPT, streams: int, sizes: tuple[int, ...], *, gap: bool = False) -> None:
     """Tables against the layers, for random steps; with a gap the second frame of a step is not there."""
     tables, width = frame_tables(model), model.pattern.width
     codes = torch.stack([torch.randint(0, size, (40,)) for size in sizes * (width // streams)], 1)
@@ -46,7 +46,7 @@ def test_tables_are_what_frames_enter_as(
     model = loud_model(make_gpt, GPTConfig(**SIZES, group_size=group), **options)
     if vectors:
         model.set_vectors(summed_vectors())
-    same_entries(model, 2, (64, 8), gap=group > 1)
+    assert_same_entries(model, 2, (64, 8), gap=group > 1)
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
@@ -64,7 +64,7 @@ def test_vectors_of_every_quantizer_have_tables(quantizer: str, prosody: int, gr
     config = GPTConfig(**SIZES, group_size=group)
     made = SpeechGPT(config, TextConfig(), sizes, 64, vector_dim=frames.dim).eval()
     made.set_vectors(frames)
-    same_entries(made, len(sizes), sizes, gap=group > 1)
+    assert_same_entries(made, len(sizes), sizes, gap=group > 1)
 
 
 def test_vectors_that_are_missing_or_no_sums_are_refused(make_gpt: Callable[..., SpeechGPT]) -> None:
